@@ -1,0 +1,3 @@
+//! The outside world of the packet engine: kernels, virtual wires, threads and clocks.
+
+pub mod device;

@@ -1,0 +1,13 @@
+//! The control side of Ginnel: the daemon that takes orders over IPC and the command line of its operators.
+
+#![forbid(unsafe_code)]
+
+pub mod bare;
+pub mod cli;
+pub mod daemon;
+pub mod demo;
+pub mod host;
+pub mod ipc;
+pub mod lab;
+pub mod node;
+pub mod uapi;

@@ -1,0 +1,24 @@
+//! The packet engine of Ginnel: WireGuard, IP and memory, and nothing else.
+//!
+//! A [`worker::Worker`] owns one TUN queue, one UDP socket and the peers whose session index names it. Each call of
+//! [`worker::Worker::turn`] moves one batch each way, runs the timers that are due and applies waiting commands. The
+//! kernel is behind the two traits of [`port`]; the cipher and handshake are behind [`peer::noise::Noise`].
+//!
+//! ```text
+//! outbound  Tun::recv ─superpacket─► route → peer → segment + seal into one Train ─► Link::send
+//! inbound   Link::recv ─train─► index → peer → open, source check → coalesce into a Lane ─► Tun::send
+//! ```
+//!
+//! Left out on purpose: system calls, clocks, threads, async, logging. Those live in the backends.
+
+#![forbid(unsafe_code)]
+
+pub mod command;
+pub mod drops;
+pub mod event;
+pub mod frame;
+pub mod key;
+pub mod limits;
+pub mod port;
+pub mod stats;
+pub mod tick;
