@@ -18,6 +18,9 @@ mod status;
 #[cfg(test)]
 mod examples;
 
+#[cfg(test)]
+pub(crate) use examples::{ACCEPTED, EXAMPLES};
+
 pub use attach::{AttachContainer, AttachHandle, GuestOverlayConfig, OverlayMode, ServiceOverlayInfo};
 pub use decode::{DecodeError, decode};
 pub use nat::{NatCandidate, NatConfigSpec, NatPeer, NatStatus, RelayServerSpec, TurnServerSpec};

@@ -1,6 +1,6 @@
 //! The answer to `status`.
 //!
-//! Beyond the published fields it carries additions that older clients ignore: `boot_id`, `version`, `offloads`, `drops`,
+//! Beyond the published fields it carries additions that older clients ignore: `boot_id`, `node_id`, `version`, `offloads`, `drops`,
 //! and byte counters per peer. They are omitted where unknown, so that a snapshot of an older daemon reads and writes
 //! unchanged.
 
@@ -39,6 +39,9 @@ pub struct StatusSnapshot {
     /// Drawn anew at every start: a change means that the daemon lost what it had in memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_id: Option<String>,
+    /// What `set_local_node_id` told, once it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_id: Option<u64>,
     /// Version of the daemon.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
