@@ -32,7 +32,7 @@ enum Command {
     Status(client::Args),
     /// Show its peers
     Peers(client::Args),
-    /// Bring up two nodes in private namespaces, send packets between them, and clean up
+    /// Show an overlay at work on this machine, and clean up
     Demo(demo::DemoArgs),
     /// Run one bare WireGuard device, configured with wg(8)
     Device(bare::DeviceArgs),

@@ -50,14 +50,14 @@ pub struct Limits {
     /// For the rest of a frame once its first byte is there, and for the peer to take an answer. Orders of magnitude
     /// above what a local socket needs.
     pub frame_time: Duration,
-    /// Bodies above [`LONG_FRAME_BYTES`] being read or carried out at once. With the two limits above the bodies of all
-    /// connections stay below 200 MiB.
+    /// Bodies above [`LONG_FRAME_BYTES`] being read or carried out at once. JSON of many small values takes up to 16 times
+    /// its length once read, so two keep the worst case near 256 MiB. No request of the contract is that long.
     pub long_frames: usize,
     /// For one request. A little above the slowest thing a request may wait for.
     pub request_time: Duration,
 }
 
-/// Bodies above this are long. No request of the contract comes near it.
+/// Bodies above this are long.
 pub const LONG_FRAME_BYTES: usize = 256 * 1024;
 
 impl Default for Limits {
@@ -65,7 +65,7 @@ impl Default for Limits {
         Self {
             connections: 512,
             frame_time: Duration::from_secs(30),
-            long_frames: 8,
+            long_frames: 2,
             request_time: Duration::from_secs(60),
         }
     }

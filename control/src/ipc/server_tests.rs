@@ -33,9 +33,9 @@ impl Handler for Actor {
 
 const QUICK: Limits = Limits {
     connections: 20,
-    frame_time: Duration::from_millis(300),
+    frame_time: Duration::from_millis(500),
     long_frames: 1,
-    request_time: Duration::from_millis(300),
+    request_time: Duration::from_secs(1),
 };
 
 async fn start(limits: Limits) -> (TempDir, PathBuf, tokio::task::JoinHandle<()>) {

@@ -109,6 +109,5 @@ mod tests {
         assert!(resolve(&format!("{}:1", "a".repeat(300))).await.is_err());
         assert!(resolve("192.0.2.1:0").await.unwrap_err().to_string().contains("port 0"));
         assert!(resolve("0.0.0.0:51820").await.unwrap_err().to_string().contains("not known yet"));
-        assert!(resolve("nobody.invalid:1").await.unwrap_err().to_string().contains("resolved"));
     }
 }

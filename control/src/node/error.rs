@@ -29,7 +29,7 @@ pub enum NodeError {
     },
     /// Deployment and instance do not make an interface name.
     #[error(
-        "deployment and instance_id give the interface name {interface:?}, which the kernel refuses: leave out blanks, '/' and ':'"
+        "deployment and instance_id give the interface name {interface:?}, which the kernel refuses: leave out blanks, '/', ':' and '%'"
     )]
     Names {
         /// The name they make.

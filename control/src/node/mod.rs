@@ -20,6 +20,7 @@ mod error;
 mod host;
 mod host_adapter;
 mod key_store;
+mod members;
 mod name;
 mod overlay;
 mod peers;

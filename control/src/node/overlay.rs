@@ -1,4 +1,4 @@
-//! The global overlay: at most one device, its address, its peers.
+//! The global overlay: at most one device, its address, its port. Its peers are in `members`.
 //!
 //! Changes take `changes`, a fair lock of this overlay alone, for their whole length, so they happen one after the other in
 //! the order they came. Readers take `view` and `peers`, which are only ever held for a few instructions, so `status`
@@ -10,27 +10,22 @@
 
 use super::address::{DEFAULT_CLUSTER, Plan};
 use super::device::{DeviceMaker, DeviceSlot};
-use super::endpoint;
 use super::error::NodeError;
 use super::host::{Host, HostError};
 use super::key_store::KeyStore;
-use super::peers::{Peer, PeerBook, prefix, public_key};
-use crate::ipc::wire::{PeerSpec, SetupGlobalOverlay};
+use super::peers::PeerBook;
+use crate::ipc::wire::SetupGlobalOverlay;
 use ginnel_backends::device::DeviceOptions;
-use ginnel_engine::command::{AllowedIpUpdate, DeviceUpdate, PeerUpdate, PrivateKeyUpdate};
+use ginnel_engine::command::{DeviceUpdate, PrivateKeyUpdate};
 use ginnel_engine::key::{PrivateKey, PublicKey};
 use ginnel_engine::port::Offload;
 use ipnet::IpNet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{Duration, SystemTime};
 
 /// MTU of the interface: what a 1500-byte IPv6 path leaves after IP, UDP and WireGuard headers (40 + 8 + 32), as wg-quick
 /// has it.
 const MTU: u16 = 1420;
-
-/// A session older than this is no longer used (WireGuard paper, section 6.1: `REJECT_AFTER_TIME`).
-const SESSION_AGE_MAX: Duration = Duration::from_secs(180);
 
 /// The operator's wishes for devices.
 #[derive(Clone, Debug, Default)]
@@ -135,74 +130,6 @@ impl<M: DeviceMaker, H: Host> GlobalOverlay<M, H> {
         self.close().await;
     }
 
-    /// Adds a peer, or makes a known one what `spec` says without disturbing its session.
-    ///
-    /// # Errors
-    /// [`NodeError`]; the peer is as before then.
-    pub async fn add_peer(&self, spec: &PeerSpec) -> Result<(), NodeError> {
-        const OP: &str = "add_peer";
-        let endpoint = endpoint::resolve(&spec.endpoint).await?;
-        let key = public_key(&spec.public_key).map_err(failed(OP))?;
-        let mut peer = Peer::new(spec, endpoint).map_err(failed(OP))?;
-        let _turn = self.turn().await?;
-        let (known, has_room) = {
-            let book = self.peers();
-            (book.peer(&key).cloned(), book.has_room())
-        };
-        if known.is_none() && !has_room {
-            return Err(failed(OP)("the overlay has as many peers as a device holds".into()));
-        }
-        let known_endpoint = known.and_then(|known| known.endpoint);
-        peer.endpoint = peer.endpoint.or(known_endpoint);
-        if let Some(live) = self.view().live {
-            if live.public_key == key {
-                return Err(failed(OP)("that is the key of this node itself".into()));
-            }
-            let mut update = peer.update(key);
-            // A peer that roamed is heard at its present address; the configured one, told again, would cut it off until
-            // it speaks.
-            if peer.endpoint == known_endpoint && has_session(&live, key).await {
-                update.endpoint = None;
-            }
-            self.apply(OP, &live, update).await?;
-        }
-        self.peers().put(key, peer);
-        Ok(())
-    }
-
-    /// Removes a peer; one that is not there is removed already.
-    ///
-    /// # Errors
-    /// [`NodeError`]; the peer is as before then.
-    pub async fn remove_peer(&self, key: &str) -> Result<(), NodeError> {
-        const OP: &str = "remove_peer";
-        let key = public_key(key).map_err(failed(OP))?;
-        let _turn = self.turn().await?;
-        if let Some(live) = self.view().live {
-            self.apply(OP, &live, PeerUpdate { remove: true, ..PeerUpdate::new(key) }).await?;
-        }
-        self.peers().remove(&key);
-        Ok(())
-    }
-
-    /// Routes a prefix to a known peer.
-    ///
-    /// # Errors
-    /// [`NodeError`]; nothing has changed then.
-    pub async fn add_allowed_ip(&self, key: &str, cidr: &str) -> Result<(), NodeError> {
-        const OP: &str = "add_allowed_ip";
-        let prefix = self.change_allowed_ip(OP, key, cidr, false).await?;
-        prefix.map_or_else(|| Err(failed(OP)(format!("cannot add allowed_ip {cidr} to unknown peer {key}"))), Ok)
-    }
-
-    /// Stops routing a prefix to a peer; what it does not hold is taken already.
-    ///
-    /// # Errors
-    /// [`NodeError`]; nothing has changed then.
-    pub async fn remove_allowed_ip(&self, key: &str, cidr: &str) -> Result<(), NodeError> {
-        self.change_allowed_ip("remove_allowed_ip", key, cidr, true).await.map(|_| ())
-    }
-
     /// The public key of the node, while the overlay is up.
     #[must_use]
     pub fn public_key(&self) -> Option<PublicKey> {
@@ -215,32 +142,6 @@ impl<M: DeviceMaker, H: Host> GlobalOverlay<M, H> {
 
     pub(super) fn peers(&self) -> MutexGuard<'_, PeerBook> {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// `None` where the peer is not known.
-    async fn change_allowed_ip(
-        &self,
-        op: &'static str,
-        key: &str,
-        cidr: &str,
-        remove: bool,
-    ) -> Result<Option<()>, NodeError> {
-        let bad_cidr = |error: ipnet::AddrParseError| NodeError::Cidr { cidr: cidr.into(), reason: error.to_string() };
-        let prefix = prefix(cidr).map_err(bad_cidr)?;
-        let key = public_key(key).map_err(failed(op))?;
-        let _turn = self.turn().await?;
-        if self.peers().peer(&key).is_none() {
-            return Ok(None);
-        }
-        if let Some(live) = self.view().live {
-            let allowed_ips = vec![AllowedIpUpdate { prefix, remove }];
-            self.apply(op, &live, PeerUpdate { update_only: true, allowed_ips, ..PeerUpdate::new(key) }).await?;
-        }
-        match remove {
-            true => self.peers().take(&key, prefix),
-            false => self.peers().give(key, prefix),
-        }
-        Ok(Some(()))
     }
 
     async fn bring_up(&self, plan: Plan) -> Result<Live, NodeError> {
@@ -336,13 +237,8 @@ impl<M: DeviceMaker, H: Host> GlobalOverlay<M, H> {
         }
     }
 
-    async fn apply(&self, op: &'static str, live: &Live, update: PeerUpdate) -> Result<(), NodeError> {
-        let update = DeviceUpdate { peers: vec![update], ..DeviceUpdate::default() };
-        live.device.apply(update).await.map_err(|error| failed(op)(error.to_string()))
-    }
-
     /// Waits for earlier changes to end.
-    async fn turn(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, NodeError> {
+    pub(super) async fn turn(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, NodeError> {
         let turn = self.changes.lock().await;
         if self.stopping.load(Ordering::Acquire) { Err(NodeError::Stopping) } else { Ok(turn) }
     }
@@ -350,15 +246,4 @@ impl<M: DeviceMaker, H: Host> GlobalOverlay<M, H> {
     fn write_view(&self) -> std::sync::RwLockWriteGuard<'_, View> {
         self.view.write().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-async fn has_session(live: &Live, key: PublicKey) -> bool {
-    let state = live.device.state().await;
-    let peer = state.as_ref().and_then(|state| state.peers.iter().find(|peer| peer.public_key == key));
-    let age = peer.and_then(|peer| SystemTime::now().duration_since(peer.last_handshake?).ok());
-    age.is_some_and(|age| age < SESSION_AGE_MAX)
-}
-
-fn failed(op: &'static str) -> impl Fn(String) -> NodeError {
-    move |reason| NodeError::Peer { op, reason }
 }

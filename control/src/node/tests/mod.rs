@@ -2,6 +2,7 @@
 
 mod contract;
 mod malformed;
+mod members;
 mod overlay;
 
 use super::fake::Lab;
@@ -12,6 +13,7 @@ use crate::ipc::socket::BoundSocket;
 use crate::ipc::stop::Stop;
 use crate::ipc::temp_dir::TempDir;
 use crate::ipc::wire::{Frame, Request, Response, StatusSnapshot, decode};
+use ginnel_engine::key::PublicKey;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -77,4 +79,58 @@ async fn status(client: &mut Client) -> StatusSnapshot {
         Response::Status(status) => *status,
         other => panic!("{other:?}"),
     }
+}
+
+const NAME: &str = "zl-prod-0-g";
+const CLUSTER: &str = "10.200.0.0/16";
+
+fn setup(cluster: &str, slice: &str, port: u16) -> Request {
+    setup_as("prod", cluster, slice, port)
+}
+
+fn setup_as(deployment: &str, cluster: &str, slice: &str, port: u16) -> Request {
+    ask(&format!(
+        r#""op":"setup_global_overlay","deployment":"{deployment}","instance_id":"0","cluster_cidr":"{cluster}","slice_cidr":"{slice}","wg_port":{port}"#
+    ))
+}
+
+fn usual() -> Request {
+    setup(CLUSTER, "10.200.5.0/28", 51420)
+}
+
+fn key(byte: u8) -> PublicKey {
+    PublicKey([byte; 32])
+}
+
+fn add(byte: u8, endpoint: &str, allowed_ips: &str) -> Request {
+    let key = key(byte);
+    ask(&format!(
+        r#""op":"add_peer","public_key":"{key}","endpoint":"{endpoint}","allowed_ips":"{allowed_ips}","persistent_keepalive_secs":25"#
+    ))
+}
+
+fn allow(op: &str, byte: u8, cidr: &str) -> Request {
+    ask(&format!(r#""op":"{op}","pubkey":"{}","cidr":"{cidr}""#, key(byte)))
+}
+
+fn remove(byte: u8) -> Request {
+    ask(&format!(r#""op":"remove_peer","pubkey":"{}""#, key(byte)))
+}
+
+async fn bring_up(client: &mut Client, request: Request) {
+    assert_eq!(client.call(request).await.unwrap(), Response::BridgeName { name: NAME.into() });
+}
+
+/// Endpoint and prefixes of each peer of the device.
+fn peers(daemon: &Daemon) -> Vec<(PublicKey, String, String)> {
+    let world = daemon.lab.world();
+    let peers = world.links[NAME].peers.iter().map(|peer| {
+        let prefixes: Vec<String> = peer.allowed_ips.iter().map(ToString::to_string).collect();
+        (peer.public_key, peer.endpoint.map(|e| e.to_string()).unwrap_or_default(), prefixes.join(","))
+    });
+    peers.collect()
+}
+
+fn addresses(daemon: &Daemon) -> Vec<String> {
+    daemon.lab.world().links[NAME].addresses.iter().map(ToString::to_string).collect()
 }
