@@ -48,9 +48,11 @@ pub enum Outcome {
     Sent,
     /// Sent one by one, because this path refuses trains: do not build any for it for a while.
     SentSingly,
+    /// Sent, but not from the source that was asked for, which does not exist any more: forget it.
+    SentUnsourced,
     /// Not sent: the socket stayed full.
     Overflow,
-    /// Not sent: the kernel refused it. The source, if there was one, is worth forgetting. The `errno`.
+    /// Not sent: the kernel refused it. The `errno`.
     Refused(i32),
 }
 
@@ -225,7 +227,7 @@ impl Outbox {
     /// Forgets all trains, but not what is worth knowing of their outcomes.
     pub fn settle(&mut self) {
         for train in &self.trains[..self.used] {
-            let news = matches!(train.outcome, Outcome::SentSingly | Outcome::Refused(_));
+            let news = matches!(train.outcome, Outcome::SentSingly | Outcome::SentUnsourced);
             if news && self.remarks.len() < REMARKS_MAX {
                 self.remarks.push((train.owner, train.outcome));
             }

@@ -181,11 +181,6 @@ impl Run {
             }),
         }
     }
-
-    /// TCP or UDP.
-    pub fn transport(&self) -> Transport {
-        self.transport
-    }
 }
 
 /// Whether delivering `packet` before the run in `run` could reorder a flow. Packets without ports in sight (fragments,

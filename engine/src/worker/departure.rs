@@ -68,7 +68,7 @@ pub fn flush(outbox: &mut Outbox, link: &mut impl Link, stats: &WorkerStats) {
     for train in outbox.trains() {
         let count = train.len() as u64;
         match train.outcome {
-            Outcome::Sent | Outcome::SentSingly => {
+            Outcome::Sent | Outcome::SentSingly | Outcome::SentUnsourced => {
                 trains += 1;
                 datagrams += count;
             }

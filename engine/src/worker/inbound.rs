@@ -33,7 +33,7 @@ impl<N: Noise, T: Tun, L: Link> Worker<N, T, L> {
                 at = self.handle_run(index, &received, stride, at);
             }
         }
-        let mut delivery = Delivery { tun: &mut self.tun, stats: &self.wiring.stats, mtu: self.mtu };
+        let mut delivery = Delivery { tun: &mut self.tun, stats: &self.wiring.stats };
         self.coalescer.flush(&mut delivery);
         bump(&self.wiring.stats.link_rx_trains, self.inbox.len() as u64);
         bump(&self.wiring.stats.link_rx_datagrams, datagrams);
@@ -84,7 +84,7 @@ impl<N: Noise, T: Tun, L: Link> Worker<N, T, L> {
             train: &train[run],
             stride,
             coalescer: &mut self.coalescer,
-            delivery: Delivery { tun: &mut self.tun, stats: &self.wiring.stats, mtu: self.mtu },
+            delivery: Delivery { tun: &mut self.tun, stats: &self.wiring.stats },
             routes: &self.routes,
             peer: id,
             ecn: received.ecn,
@@ -347,7 +347,6 @@ impl<T: Tun> Arrival<'_, T> {
 struct Delivery<'a, T> {
     tun: &'a mut T,
     stats: &'a WorkerStats,
-    mtu: usize,
 }
 
 impl<T: Tun> Sink for Delivery<'_, T> {

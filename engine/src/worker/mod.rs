@@ -161,12 +161,12 @@ impl<N: Noise, T: Tun, L: Link> Worker<N, T, L> {
             let Some(peer) = self.peers.peer_mut(PeerRef(owner)) else { continue };
             match outcome {
                 Outcome::SentSingly => peer.singly_until = self.now + SINGLY_FOR,
-                Outcome::Refused(_) => {
+                Outcome::SentUnsourced => {
                     if let Some(endpoint) = &mut peer.endpoint {
                         endpoint.source = None;
                     }
                 }
-                Outcome::Pending | Outcome::Sent | Outcome::Overflow => {}
+                Outcome::Pending | Outcome::Sent | Outcome::Overflow | Outcome::Refused(_) => {}
             }
         }
     }
