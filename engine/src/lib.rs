@@ -20,5 +20,6 @@ pub mod frame;
 pub mod key;
 pub mod limits;
 pub mod port;
+pub mod route;
 pub mod stats;
 pub mod tick;
