@@ -41,8 +41,8 @@ pub enum HostError {
         /// What the kernel said.
         source: io::Error,
     },
-    /// The netlink connection has ended, usually because its runtime did.
-    #[error("{what}: the netlink connection has ended; open another")]
+    /// What the request goes through has ended: a netlink connection, usually because its runtime did, or a keeper.
+    #[error("{what}: its connection or keeper has ended; open another")]
     Closed {
         /// The request.
         what: String,
