@@ -104,7 +104,8 @@ mod tests {
 
     impl Read for Pieces<'_> {
         fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-            assert!(!into.is_empty(), "a refill always has room");
+            // So little is moved to the front, and so much is read, that refills cost no more than the reading itself.
+            assert!(into.len() >= BUFFER_BYTES - LINE_BYTES_MAX, "a refill has room for almost a buffer");
             let (now, later) = self.text.split_at(self.piece.min(into.len()).min(self.text.len()));
             into[..now.len()].copy_from_slice(now);
             self.text = later;
@@ -141,6 +142,29 @@ mod tests {
                 let long = fits.then(|| vec![b'x'; length]);
                 assert_eq!(collect(&text, piece), [long, Some(b"next".to_vec())], "{length} bytes by {piece}");
             }
+        }
+    }
+
+    #[test]
+    fn the_number_of_reads_follows_the_length() {
+        struct Counting {
+            text: io::Cursor<Vec<u8>>,
+            reads: usize,
+        }
+        impl Read for Counting {
+            fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+                self.reads += 1;
+                self.text.read(into)
+            }
+        }
+        // As long as a request for 10,000 peers and 100,000 allowed IPs, and ten times that.
+        for count in [110_000, 1_100_000] {
+            let text = b"allowed_ip=fd00:1234:5678:9abc::/64\n".repeat(count);
+            let reads_max = text.len() / (BUFFER_BYTES - LINE_BYTES_MAX) + 2;
+            let mut lines = Lines::new(Counting { text: io::Cursor::new(text), reads: 0 });
+            let found = std::iter::from_fn(|| Some(lines.next_line().unwrap() != Line::End)).take_while(|&line| line);
+            assert_eq!(found.count(), count);
+            assert!(lines.source.reads <= reads_max, "{} reads for {count} lines", lines.source.reads);
         }
     }
 
