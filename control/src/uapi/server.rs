@@ -381,6 +381,7 @@ mod tests {
             assert!(started.elapsed() < LONG, "never timed out");
         };
         assert!(matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock), "{error}");
+        timed.limit = LONG;
         timed.restart();
         assert_eq!(timed.read(&mut [0; 1]).unwrap(), 1);
         drop(ours);

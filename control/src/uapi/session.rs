@@ -311,33 +311,12 @@ mod tests {
 
     #[test]
     fn an_endless_request_is_bounded() {
-        /// `set=1` and then peers without end, or rather without a blank line until `left` lines were read.
-        struct Endless {
-            line: Vec<u8>,
-            left: usize,
-            at: usize,
-        }
-        impl Read for Endless {
-            fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-                if self.at == self.line.len() {
-                    if self.left == 0 {
-                        return Ok(0);
-                    }
-                    self.left -= 1;
-                    self.at = 0;
-                    self.line = if self.left == 0 { b"\n".to_vec() } else { b"allowed_ip=10.0.0.0/8\n".repeat(1_000) };
-                }
-                let bytes = into.len().min(self.line.len() - self.at);
-                into[..bytes].copy_from_slice(&self.line[self.at..][..bytes]);
-                self.at += bytes;
-                Ok(bytes)
-            }
-        }
+        // Sense in every line, and no blank line until after the bound.
+        let line = format!("fwmark=0x{:01000}\n", 1);
+        let text = format!("set=1\n{}\n", line.repeat(REQUEST_BYTES_MAX / line.len() + 10));
         let (device, service) = service();
-        let line = format!("set=1\npublic_key={}\n", hex_key(1)).into_bytes();
-        let left = REQUEST_BYTES_MAX / 22_000 + 10;
         let mut out = Vec::new();
-        let next = service.answer(&mut Lines::new(Endless { line, left, at: 0 }), &mut out).unwrap();
+        let next = service.answer(&mut Lines::new(text.as_bytes()), &mut out).unwrap();
         assert_eq!((next, out.as_slice(), device.updates()), (Next::Request, &b"errno=-5\n\n"[..], 0));
     }
 
