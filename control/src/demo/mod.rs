@@ -138,6 +138,8 @@ fn demonstrate(args: &DemoArgs, keeper: &Keeper) -> Result<(), DemoError> {
         }
     }
     progress("removing everything");
+    // All daemons at once; dropping the stage would end them one after the other.
+    keeper.clear();
     Ok(())
 }
 

@@ -134,7 +134,8 @@ fn bytes(count: u64) -> String {
     match count as f64 {
         count if count >= 1e9 => format!("{:.2} GB", count / 1e9),
         count if count >= 1e6 => format!("{:.1} MB", count / 1e6),
-        count => format!("{:.1} kB", count / 1e3),
+        count if count >= 1e3 => format!("{:.1} kB", count / 1e3),
+        count => format!("{count} B"),
     }
 }
 
