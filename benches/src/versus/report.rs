@@ -1,11 +1,14 @@
 //! Results: collected by contender and quantity, told as a Markdown table or as JSON.
 
-use super::contender::Contender;
+use super::contender::{Contender, Kind};
 use super::measure::{Measures, Metric, Plan};
+use ginnel_control::lab::usage;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
+use std::thread;
+use std::time::Duration;
 
 /// Everything measured.
 #[derive(Clone, Debug)]
@@ -14,7 +17,7 @@ pub struct Results {
     pub contenders: Vec<String>,
     /// Quantities in the order of measuring.
     pub metrics: Vec<Metric>,
-    /// Whose measures others are held against: `ginnel…` if it takes part, else the first.
+    /// Whose measures others are held against: Ginnel's if it takes part, else those of the first tunnel.
     pub reference: usize,
     /// What went wrong, one line each.
     pub failures: Vec<String>,
@@ -51,11 +54,15 @@ impl Results {
     /// Results without a value yet.
     #[must_use]
     pub fn new(contenders: &[Contender], rounds: u32, plan: &Plan) -> Self {
+        let first = |wanted: fn(Kind) -> bool| contenders.iter().position(|contender| wanted(contender.kind));
+        let reference =
+            first(|kind| kind == Kind::Ginnel).or_else(|| first(|kind| kind != Kind::Raw)).unwrap_or_default();
         let contenders: Vec<_> = contenders.iter().map(|contender| contender.name.clone()).collect();
-        let reference = contenders.iter().position(|name| name.starts_with("ginnel")).unwrap_or(0);
         let conditions = format!(
-            "{}; {rounds} interleaved rounds, {} s per TCP transfer, bytes {}; veth, MTU 1500, tunnel MTU 1420",
+            "{}, {:.1} of them busy before the start; {rounds} interleaved rounds, {} s per TCP transfer, bytes {}; \
+             veth, MTU 1500, tunnel MTU 1420",
             machine(),
+            busy_before(),
             plan.transfer.as_secs_f64(),
             if plan.verify { "checked" } else { "not checked" },
         );
@@ -173,14 +180,23 @@ fn machine() -> String {
         .lines()
         .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
         .map_or("unknown processor", |(_, name)| name);
-    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    let cores = thread::available_parallelism().map_or(0, std::num::NonZero::get);
     format!("{cores} × {model}, Linux {}", read("/proc/sys/kernel/osrelease").trim())
+}
+
+/// Processors busy with the work of others, for how much the numbers are worth; NaN where it cannot be told.
+fn busy_before() -> f64 {
+    let time = Duration::from_millis(500);
+    let busy = || usage::machine_busy().ok();
+    let before = busy();
+    thread::sleep(time);
+    let spent = busy().zip(before).map(|(after, before)| after.saturating_sub(before));
+    spent.map_or(f64::NAN, |spent| spent.as_secs_f64() / time.as_secs_f64())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn results() -> Results {
         let contenders = ["boringtun=/b", "ginnel=/g"].map(|text| text.parse::<Contender>().unwrap());
