@@ -60,7 +60,6 @@ impl Plaintexts for Ready<'_> {
 struct Train {
     bytes: Vec<u8>,
     ends: Vec<usize>,
-    room: Vec<u8>,
 }
 
 impl Departure for Train {
