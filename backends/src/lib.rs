@@ -1,3 +1,11 @@
 //! The outside world of the packet engine: kernels, virtual wires, threads and clocks.
+//!
+//! ```text
+//! device    the handle: configuration in, state and events out
+//! runtime   a thread per worker: turn, wait, turn
+//! linux     TUN and UDP with offloads; `sys` is the one file with `unsafe`
+//! ```
 
 pub mod device;
+pub mod linux;
+mod runtime;

@@ -1,1 +1,5 @@
-//! x
+//! Measurements of Ginnel. `versus` compares whole programs over the same virtual cable.
+
+#![forbid(unsafe_code)]
+
+pub mod versus;

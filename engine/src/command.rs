@@ -1,11 +1,17 @@
 //! What control asks of the engine: one [`DeviceUpdate`] at a time, applied by every worker between two batches.
 //!
-//! The shape is that of the cross-platform WireGuard interface (`set=1`), so the UAPI, the IPC and an embedder speak the
+//! A backend's device turns the update into plain [`Operation`]s, which it sends to its workers in one [`Command`].
+//!
+//! The shape of an update is that of the cross-platform WireGuard interface (`set=1`), so the UAPI, the IPC and an embedder speak the
 //! same words. An update is validated before it is queued; applying it cannot fail.
 
 use crate::key::{PresharedKey, PrivateKey, PublicKey};
+use crate::peer::PeerRef;
+use crate::stats::PeerStats;
 use ipnet::IpNet;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 
 /// A change of the whole device. Fields that are `None` stay as they are.
 #[derive(Clone, Debug, Default)]
@@ -76,4 +82,52 @@ impl PeerUpdate {
             allowed_ips: Vec::new(),
         }
     }
+}
+
+/// What a worker is told.
+#[derive(Debug)]
+pub enum Command {
+    /// Apply these in order between two batches, then answer.
+    Apply {
+        /// The operations.
+        operations: Arc<[Operation]>,
+        /// Told when they are in use.
+        done: SyncSender<()>,
+    },
+    /// Send a datagram that is not WireGuard.
+    SendDatagram {
+        /// Destination.
+        to: SocketAddr,
+        /// The payload.
+        datagram: Vec<u8>,
+    },
+}
+
+/// The smallest changes; none can fail. Every worker gets all of them and keeps what concerns it: routes always, the
+/// rest for the peers it owns.
+#[derive(Clone, Debug)]
+pub enum Operation {
+    /// A new identity, or none. Sessions of all peers end.
+    SetIdentity(Option<PrivateKey>),
+    /// A new peer without sessions, endpoint or routes.
+    AddPeer {
+        /// Its number, unused so far.
+        peer: PeerRef,
+        /// Its key.
+        key: PublicKey,
+        /// Where its counters are kept.
+        stats: Arc<PeerStats>,
+    },
+    /// A peer is gone; its routes are removed by operations of their own.
+    RemovePeer(PeerRef),
+    /// The key for its next handshake. Sessions serve on until it completes.
+    SetPresharedKey(PeerRef, Option<PresharedKey>),
+    /// Where to reach it.
+    SetEndpoint(PeerRef, SocketAddr),
+    /// Seconds between persistent keepalives, 0 for none.
+    SetKeepalive(PeerRef, u16),
+    /// The prefix belongs to the peer, whoever had it.
+    Route(IpNet, PeerRef),
+    /// The prefix belongs to nobody.
+    Unroute(IpNet),
 }

@@ -48,9 +48,11 @@ pub enum Outcome {
     Sent,
     /// Sent one by one, because this path refuses trains: do not build any for it for a while.
     SentSingly,
+    /// Sent, but not from the source that was asked for, which does not exist any more: forget it.
+    SentUnsourced,
     /// Not sent: the socket stayed full.
     Overflow,
-    /// Not sent: the kernel refused it. The source, if there was one, is worth forgetting. The `errno`.
+    /// Not sent: the kernel refused it. The `errno`.
     Refused(i32),
 }
 
@@ -120,16 +122,7 @@ impl Train {
         self.datagrams == 0
     }
 
-    /// Room for one more datagram of `bytes`, where it fits behind the others.
-    pub fn slot(&mut self, bytes: usize) -> Option<&mut [u8]> {
-        let fits = !self.closed
-            && (self.datagrams == 0 || bytes <= self.datagram_bytes)
-            && self.len + bytes <= TRAIN_BYTES_MAX;
-        fits.then(|| &mut self.buffer[self.len..])
-    }
-
-    /// Takes the first `bytes` of [`Self::slot`] as a datagram.
-    pub fn push(&mut self, bytes: usize) {
+    fn push(&mut self, bytes: usize) {
         debug_assert!(self.len + bytes <= TRAIN_BYTES_MAX);
         if self.datagrams == 0 {
             self.datagram_bytes = bytes;
@@ -147,7 +140,7 @@ impl Train {
             && self.owner == owner
             && self.ecn == ecn
             && self.endpoint == *endpoint
-            && bytes <= self.datagram_bytes
+            && (bytes <= self.datagram_bytes || self.datagrams == 0)
             && self.len + bytes <= TRAIN_BYTES_MAX
     }
 }
@@ -156,51 +149,73 @@ impl Train {
 pub struct Outbox {
     trains: Vec<Train>,
     used: usize,
+    open: usize,
+    remarks: Vec<(u32, Outcome)>,
 }
+
+/// Outcomes remembered until the engine asks; more in one turn are forgotten, and come again with the next train.
+const REMARKS_MAX: usize = 4 * TRAINS_MAX;
 
 impl Outbox {
     /// An empty outbox with all its memory.
     #[must_use]
     pub fn new() -> Self {
-        Self { trains: (0..TRAINS_MAX).map(|_| Train::new()).collect(), used: 0 }
+        Self {
+            trains: (0..TRAINS_MAX).map(|_| Train::new()).collect(),
+            used: 0,
+            open: 0,
+            remarks: Vec::with_capacity(REMARKS_MAX),
+        }
     }
 
-    /// A train to which a datagram of `bytes` for `endpoint` can be added, or `None` where everything is taken and the
-    /// outbox has to be sent first.
+    /// Opens the train to which a datagram of `bytes` (at most [`TRAIN_BYTES_MAX`]) for `endpoint` is added next. False
+    /// where everything is taken and the outbox has to be sent first.
     ///
-    /// Order holds per owner: only its newest train is ever continued.
-    pub fn train(&mut self, owner: u32, endpoint: &Endpoint, ecn: Ecn, bytes: usize) -> Option<&mut Train> {
+    /// Order holds per owner: only its newest train is ever continued. `whole` says whether a new train may go out in one
+    /// piece.
+    pub fn open(&mut self, owner: u32, endpoint: &Endpoint, ecn: Ecn, whole: bool, bytes: usize) -> bool {
         let newest = self.trains[..self.used].iter().rposition(|train| train.owner == owner);
-        let open = newest.filter(|&at| self.trains[at].accepts(owner, endpoint, ecn, bytes));
-        let at = match open {
-            Some(at) => at,
-            None if self.used == TRAINS_MAX => return None,
-            None => {
-                let train = &mut self.trains[self.used];
-                train.len = 0;
-                train.datagrams = 0;
-                train.datagram_bytes = 0;
-                train.closed = false;
-                train.endpoint = *endpoint;
-                train.ecn = ecn;
-                train.owner = owner;
-                train.whole = true;
-                train.outcome = Outcome::Pending;
-                self.used += 1;
-                self.used - 1
-            }
-        };
-        Some(&mut self.trains[at])
+        if let Some(at) = newest.filter(|&at| self.trains[at].accepts(owner, endpoint, ecn, bytes)) {
+            self.open = at;
+            return true;
+        }
+        if self.used == TRAINS_MAX {
+            return false;
+        }
+        let train = &mut self.trains[self.used];
+        train.len = 0;
+        train.datagrams = 0;
+        train.datagram_bytes = 0;
+        train.closed = false;
+        train.endpoint = *endpoint;
+        train.ecn = ecn;
+        train.owner = owner;
+        train.whole = whole;
+        train.outcome = Outcome::Pending;
+        self.open = self.used;
+        self.used += 1;
+        true
     }
 
-    /// The trains in use.
-    pub fn trains(&self) -> &[Train] {
-        &self.trains[..self.used]
+    /// Room behind the last datagram of the open train: at least what [`Self::open`] was asked for.
+    pub fn slot(&mut self) -> &mut [u8] {
+        let train = &mut self.trains[self.open];
+        &mut train.buffer[train.len..]
     }
 
-    /// The trains in use, for the port to note outcomes.
-    pub fn trains_mut(&mut self) -> &mut [Train] {
-        &mut self.trains[..self.used]
+    /// Takes the first `bytes` of the slot as a datagram.
+    pub fn push(&mut self, bytes: usize) {
+        self.trains[self.open].push(bytes);
+    }
+
+    /// The trains to send.
+    pub fn trains(&self) -> impl Iterator<Item = &Train> {
+        self.trains[..self.used].iter().filter(|train| !train.is_empty())
+    }
+
+    /// The trains to send, for the port to note outcomes.
+    pub fn trains_mut(&mut self) -> impl Iterator<Item = &mut Train> {
+        self.trains[..self.used].iter_mut().filter(|train| !train.is_empty())
     }
 
     /// Whether there is nothing to send.
@@ -209,9 +224,20 @@ impl Outbox {
         self.used == 0
     }
 
-    /// Forgets all trains.
-    pub fn clear(&mut self) {
+    /// Forgets all trains, but not what is worth knowing of their outcomes.
+    pub fn settle(&mut self) {
+        for train in &self.trains[..self.used] {
+            let news = matches!(train.outcome, Outcome::SentSingly | Outcome::SentUnsourced);
+            if news && self.remarks.len() < REMARKS_MAX {
+                self.remarks.push((train.owner, train.outcome));
+            }
+        }
         self.used = 0;
+    }
+
+    /// An outcome of a settled train that changes how its owner is to be treated.
+    pub fn take_remark(&mut self) -> Option<(u32, Outcome)> {
+        self.remarks.pop()
     }
 }
 
@@ -230,10 +256,12 @@ mod tests {
     }
 
     fn add(outbox: &mut Outbox, owner: u32, port: u16, ecn: Ecn, bytes: usize) -> bool {
-        let Some(train) = outbox.train(owner, &endpoint(port), ecn, bytes) else { return false };
-        train.slot(bytes).expect("a train that was offered has room");
-        train.push(bytes);
-        true
+        let open = outbox.open(owner, &endpoint(port), ecn, true, bytes);
+        if open {
+            assert!(outbox.slot().len() >= bytes);
+            outbox.push(bytes);
+        }
+        open
     }
 
     #[test]
@@ -242,9 +270,9 @@ mod tests {
         for bytes in [1452, 1452, 100, 100] {
             assert!(add(&mut outbox, 1, 1, Ecn::NOT_ECT, bytes));
         }
-        let lens: Vec<_> = outbox.trains().iter().map(Train::len).collect();
+        let lens: Vec<_> = outbox.trains().map(Train::len).collect();
         assert_eq!(lens, [3, 1]);
-        let sizes: Vec<_> = outbox.trains()[0].datagrams().map(<[u8]>::len).collect();
+        let sizes: Vec<_> = outbox.trains().next().unwrap().datagrams().map(<[u8]>::len).collect();
         assert_eq!(sizes, [1452, 1452, 100]);
     }
 
@@ -256,10 +284,10 @@ mod tests {
         assert!(add(&mut outbox, 1, 1, Ecn::CE, 101));
         assert!(add(&mut outbox, 1, 2, Ecn::CE, 101));
         assert!(add(&mut outbox, 2, 2, Ecn::CE, 101));
-        assert_eq!(outbox.trains().len(), 5);
+        assert_eq!(outbox.trains().count(), 5);
         // The owner's older train with the right size is not continued: that would reorder.
         assert!(add(&mut outbox, 1, 1, Ecn::NOT_ECT, 100));
-        assert_eq!(outbox.trains().len(), 6);
+        assert_eq!(outbox.trains().count(), 6);
     }
 
     #[test]
@@ -268,14 +296,14 @@ mod tests {
         for _ in 0..TRAIN_DATAGRAMS_MAX {
             assert!(add(&mut outbox, 1, 1, Ecn::NOT_ECT, 64));
         }
-        assert_eq!(outbox.trains().len(), 1);
+        assert_eq!(outbox.trains().count(), 1);
         assert!(add(&mut outbox, 1, 1, Ecn::NOT_ECT, 64));
-        assert_eq!(outbox.trains().len(), 2);
-        outbox.clear();
+        assert_eq!(outbox.trains().count(), 2);
+        outbox.settle();
         for _ in 0..45 * TRAINS_MAX {
             assert!(add(&mut outbox, 1, 1, Ecn::NOT_ECT, 1452));
         }
-        assert_eq!(outbox.trains()[0].bytes().len(), 45 * 1452);
+        assert_eq!(outbox.trains().next().unwrap().bytes().len(), 45 * 1452);
         assert!(!add(&mut outbox, 1, 1, Ecn::NOT_ECT, 1452));
     }
 }

@@ -1,0 +1,283 @@
+//! A running WireGuard device: the handle through which control, the UAPI and embedders drive a packet engine.
+//!
+//! The handle keeps the configuration; the workers keep the sessions. Every method may be called from any thread.
+//! None waits for traffic.
+
+mod config;
+
+use crate::linux::Clock;
+use crate::linux::tun::{TunQueue, mtu};
+use crate::linux::udp::{UdpLink, set_fwmark};
+use crate::runtime::WorkerThread;
+use config::Config;
+use ginnel_engine::command::{Command, DeviceUpdate, Operation};
+use ginnel_engine::drops::DropReason;
+use ginnel_engine::event::Event;
+use ginnel_engine::key::{PresharedKey, PrivateKey, PublicKey};
+use ginnel_engine::limits::EVENTS_QUEUED_MAX;
+use ginnel_engine::port::{OffReason, Offload, OffloadState, Offloads};
+use ginnel_engine::stats::WorkerStats;
+use ginnel_engine::worker::Wiring;
+use ipnet::IpNet;
+use socket2::Socket;
+use std::hash::{BuildHasher as _, RandomState};
+use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+/// How to make a device.
+#[derive(Clone, Debug)]
+pub struct DeviceOptions {
+    /// Name of the TUN interface to create, 1 to 15 bytes.
+    pub name: String,
+    /// Its MTU at start. The device follows later changes by itself.
+    pub mtu: u16,
+    /// Worker threads; 0 for one per core.
+    pub workers: usize,
+    /// Pin each worker to a core.
+    pub pinned: bool,
+    /// Offloads that are not to be used.
+    pub offloads_off: Vec<Offload>,
+}
+
+/// Why a device could not be made or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// The interface name is not usable.
+    #[error("{0:?} is no interface name: it needs 1 to 15 bytes without '/', ':' or white space")]
+    Name(String),
+    /// `/dev/net/tun` cannot be opened.
+    #[error("/dev/net/tun cannot be opened ({0}): load the tun module, or give the container the device")]
+    NoTun(std::io::Error),
+    /// The interface exists and belongs to somebody else.
+    #[error("the interface {0} exists already: choose another name or remove it")]
+    Exists(String),
+    /// A right is missing.
+    #[error("{action} needs CAP_NET_ADMIN: run as root or in a user namespace of your own")]
+    Denied {
+        /// What was tried.
+        action: &'static str,
+    },
+    /// The UDP port is taken.
+    #[error("UDP port {port} is in use: choose another listen port or stop the program that has it")]
+    PortTaken {
+        /// The port.
+        port: u16,
+    },
+    /// Another failure of the system.
+    #[error("{action}: {source}")]
+    System {
+        /// What was tried.
+        action: &'static str,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// More peers than a device holds.
+    #[error("a device holds at most {0} peers")]
+    TooManyPeers(usize),
+    /// The device has stopped.
+    #[error("the device has stopped: its interface was removed")]
+    Stopped,
+}
+
+/// Everything a device knows of itself.
+#[derive(Clone, Debug)]
+pub struct DeviceState {
+    /// Interface name.
+    pub name: String,
+    /// Current MTU.
+    pub mtu: u16,
+    /// Identity, if one was set.
+    pub private_key: Option<PrivateKey>,
+    /// UDP port.
+    pub listen_port: u16,
+    /// Mark of outgoing datagrams, 0 for none.
+    pub fwmark: u32,
+    /// Peers, oldest first.
+    pub peers: Vec<PeerState>,
+    /// Each offload, its state, and the batches that went the slow way because of it.
+    pub offloads: Vec<(Offload, OffloadState, u64)>,
+    /// Packets dropped, by reason; all reasons are listed.
+    pub drops: Vec<(DropReason, u64)>,
+    /// Worker threads.
+    pub workers: usize,
+}
+
+/// One peer of a [`DeviceState`].
+#[derive(Clone, Debug)]
+pub struct PeerState {
+    /// Its identity.
+    pub public_key: PublicKey,
+    /// Its preshared key, if one was set.
+    pub preshared_key: Option<PresharedKey>,
+    /// Where its datagrams go now.
+    pub endpoint: Option<SocketAddr>,
+    /// Seconds between persistent keepalives, 0 for none.
+    pub persistent_keepalive_secs: u16,
+    /// Prefixes routed to it, in the order they were given.
+    pub allowed_ips: Vec<IpNet>,
+    /// When the last handshake completed.
+    pub last_handshake: Option<SystemTime>,
+    /// Bytes of datagrams received.
+    pub rx_bytes: u64,
+    /// Bytes of datagrams sent.
+    pub tx_bytes: u64,
+    /// Inner packets received.
+    pub rx_packets: u64,
+    /// Inner packets sent.
+    pub tx_packets: u64,
+}
+
+/// A running device. Dropping it stops the workers and removes the interface.
+pub struct Device {
+    name: String,
+    index: u32,
+    clock: Clock,
+    offloads: Arc<Offloads>,
+    stats: Vec<Arc<WorkerStats>>,
+    workers: Vec<WorkerThread>,
+    events: Mutex<Option<Receiver<Event>>>,
+    inner: Mutex<Inner>,
+}
+
+/// What an update changes. Held over a whole update, so updates come one after the other.
+struct Inner {
+    config: Config,
+    /// A second handle of the socket in use.
+    socket: Socket,
+    port: u16,
+}
+
+impl Device {
+    /// Creates the interface and starts the workers. The UDP socket is bound to a port of the kernel's choice until an
+    /// update names one. The interface is neither up nor addressed: that is the caller's.
+    ///
+    /// # Errors
+    /// [`DeviceError`] saying what is missing; nothing is left behind then.
+    pub fn open(options: &DeviceOptions) -> Result<Self, DeviceError> {
+        check_name(&options.name)?;
+        let offloads = Arc::new(Offloads::default());
+        for &offload in &options.offloads_off {
+            offloads.set(offload, OffloadState::Off(OffReason::Operator));
+        }
+        let tun = TunQueue::create(&options.name, options.mtu, Arc::clone(&offloads))?;
+        let link = UdpLink::bind(0, 0, Arc::clone(&offloads))?;
+        let (socket, port, index) = (link.handle()?, link.port(), tun.index());
+        let clock = Clock::start();
+        let stats = Arc::new(WorkerStats::default());
+        let (events, events_rx) = sync_channel(EVENTS_QUEUED_MAX);
+        let wire = |commands| Wiring {
+            worker: 0,
+            workers: 1,
+            seed: RandomState::new().hash_one(options.name.as_str()),
+            commands,
+            events,
+            stats: Arc::clone(&stats),
+        };
+        let worker = WorkerThread::start(tun, link, clock, wire)?;
+        Ok(Self {
+            name: options.name.clone(),
+            index,
+            clock,
+            offloads,
+            stats: vec![stats],
+            workers: vec![worker],
+            events: Mutex::new(Some(events_rx)),
+            inner: Mutex::new(Inner { config: Config::default(), socket, port }),
+        })
+    }
+
+    /// The interface name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The interface index.
+    #[must_use]
+    pub fn interface_index(&self) -> u32 {
+        self.index
+    }
+
+    /// Applies `update` as a whole, or not at all. Returns when every worker uses it. Blocks for the time of a few
+    /// batches.
+    ///
+    /// # Errors
+    /// [`DeviceError`]; the device is then as before.
+    pub fn apply(&self, update: DeviceUpdate) -> Result<(), DeviceError> {
+        let mut inner = lock(&self.inner);
+        // What can fail comes first: too many peers, a port that is taken, a mark that is not allowed.
+        inner.config.check(&update)?;
+        let mark = update.fwmark.unwrap_or(inner.config.fwmark);
+        match update.listen_port.filter(|&port| port != inner.port) {
+            Some(port) => {
+                let link = UdpLink::bind(port, mark, Arc::clone(&self.offloads))?;
+                let (socket, port) = (link.handle()?, link.port());
+                let [worker] = &self.workers[..] else { return Err(DeviceError::Stopped) };
+                worker.replace_link(link)?;
+                inner.socket = socket;
+                inner.port = port;
+            }
+            None if mark != inner.config.fwmark => set_fwmark(inner.socket.as_fd(), mark)?,
+            None => {}
+        }
+        let operations = inner.config.plan(&update);
+        if operations.is_empty() { Ok(()) } else { self.tell_workers(operations.into()) }
+    }
+
+    fn tell_workers(&self, operations: Arc<[Operation]>) -> Result<(), DeviceError> {
+        let (done, applied) = sync_channel(self.workers.len());
+        for worker in &self.workers {
+            worker.command(Command::Apply { operations: Arc::clone(&operations), done: done.clone() })?;
+        }
+        drop(done);
+        self.workers.iter().try_for_each(|_| applied.recv().map_err(|_| DeviceError::Stopped))
+    }
+
+    /// A snapshot of configuration and counters. Does not involve the workers.
+    #[must_use]
+    pub fn state(&self) -> DeviceState {
+        let inner = lock(&self.inner);
+        let drops = |reason| self.stats.iter().map(|stats| stats.drops.packets(reason)).sum();
+        DeviceState {
+            name: self.name.clone(),
+            mtu: mtu(&self.name, inner.socket.as_fd()),
+            private_key: inner.config.private_key.clone(),
+            listen_port: inner.port,
+            fwmark: inner.config.fwmark,
+            peers: inner.config.peer_states(&self.clock),
+            offloads: Offload::ALL
+                .map(|offload| (offload, self.offloads.state(offload), self.offloads.fallbacks(offload)))
+                .to_vec(),
+            drops: DropReason::ALL.iter().map(|&reason| (reason, drops(reason))).collect(),
+            workers: self.workers.len(),
+        }
+    }
+
+    /// The events of the device; the first caller gets them.
+    pub fn take_events(&self) -> Option<Receiver<Event>> {
+        lock(&self.events).take()
+    }
+
+    /// Sends a datagram that is not WireGuard from the WireGuard socket, so that a NAT sees one port.
+    ///
+    /// # Errors
+    /// [`DeviceError::Stopped`].
+    pub fn send_datagram(&self, to: SocketAddr, datagram: Vec<u8>) -> Result<(), DeviceError> {
+        self.workers.first().ok_or(DeviceError::Stopped)?.command(Command::SendDatagram { to, datagram })
+    }
+}
+
+/// What the kernel takes for a name (`dev_valid_name`).
+fn check_name(name: &str) -> Result<(), DeviceError> {
+    let bad = |byte: u8| byte == b'/' || byte == b':' || byte == 0 || byte == b'%' || byte.is_ascii_whitespace();
+    let good = (1..=15).contains(&name.len()) && name != "." && name != ".." && !name.bytes().any(bad);
+    if good { Ok(()) } else { Err(DeviceError::Name(name.to_owned())) }
+}
+
+/// A panic while the lock was held cannot leave the guarded data half changed: it is replaced as a whole.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,116 @@
+//! The thread of a worker: turns it, waits when it is idle, and swaps its socket when the port changes.
+
+use crate::device::DeviceError;
+use crate::linux::Clock;
+use crate::linux::tun::TunQueue;
+use crate::linux::udp::UdpLink;
+use crate::linux::wait::Waker;
+use ginnel_engine::command::Command;
+use ginnel_engine::peer::boringtun::Boringtun;
+use ginnel_engine::worker::{Turn, Wiring, Worker};
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+/// A worker thread as its device sees it.
+pub struct WorkerThread {
+    commands: SyncSender<Command>,
+    links: SyncSender<NewLink>,
+    waker: Waker,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct NewLink {
+    link: UdpLink,
+    done: SyncSender<()>,
+}
+
+impl WorkerThread {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// Where the system has no thread left.
+    pub fn start(
+        tun: TunQueue,
+        link: UdpLink,
+        clock: Clock,
+        wire: impl FnOnce(Receiver<Command>) -> Wiring,
+    ) -> Result<Self, DeviceError> {
+        let (commands, commands_rx) = sync_channel(ginnel_engine::limits::COMMANDS_QUEUED_MAX);
+        let (links, links_rx) = sync_channel(1);
+        let wiring = wire(commands_rx);
+        let waker = Waker::new().map_err(|source| DeviceError::System { action: "making an event", source })?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let name = format!("ginnel-w{}", wiring.worker);
+        let run = {
+            let (waker, stop) = (waker.clone(), Arc::clone(&stop));
+            move || run(Worker::new(tun, link, wiring), &links_rx, &waker, &stop, clock)
+        };
+        let thread = std::thread::Builder::new()
+            .name(name)
+            .spawn(run)
+            .map_err(|source| DeviceError::System { action: "starting a worker thread", source })?;
+        Ok(Self { commands, links, waker, stop, thread: Some(thread) })
+    }
+
+    /// Queues a command; waits while the queue is full.
+    ///
+    /// # Errors
+    /// [`DeviceError::Stopped`].
+    pub fn command(&self, command: Command) -> Result<(), DeviceError> {
+        self.commands.send(command).map_err(|_| DeviceError::Stopped)?;
+        self.waker.wake();
+        Ok(())
+    }
+
+    /// Has the worker go on with another socket. Returns when it does.
+    ///
+    /// # Errors
+    /// [`DeviceError::Stopped`].
+    pub fn replace_link(&self, link: UdpLink) -> Result<(), DeviceError> {
+        let (done, replaced) = sync_channel(1);
+        self.links.send(NewLink { link, done }).map_err(|_| DeviceError::Stopped)?;
+        self.waker.wake();
+        replaced.recv().map_err(|_| DeviceError::Stopped)
+    }
+}
+
+impl Drop for WorkerThread {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        self.waker.wake();
+        if let Some(thread) = self.thread.take() {
+            // A worker that panicked has said so on stderr; there is nothing left of it to stop.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn run(
+    mut worker: Worker<Boringtun, TunQueue, UdpLink>,
+    links: &Receiver<NewLink>,
+    waker: &Waker,
+    stop: &AtomicBool,
+    clock: Clock,
+) {
+    while !stop.load(Ordering::Acquire) {
+        let now = clock.tick();
+        match worker.turn(now) {
+            Turn::Busy => {}
+            Turn::Idle(deadline) => {
+                if let Ok(NewLink { link, done }) = links.try_recv() {
+                    *worker.ports_mut().1 = link;
+                    // Whoever asked may have stopped waiting.
+                    let _ = done.try_send(());
+                    continue;
+                }
+                let (tun, link) = worker.ports();
+                waker.wait([tun.as_fd(), link.as_fd()], now, deadline);
+            }
+            Turn::Closed(_) => return,
+        }
+    }
+}

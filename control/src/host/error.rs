@@ -1,0 +1,119 @@
+//! Why a request to the host's network configuration failed, in the terms of a caller who wants to act on it.
+
+use nix::errno::Errno;
+use std::io;
+
+/// A failed request. `what` names the request, such as `create link gnl0`.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// The object is there already.
+    #[error("{what}: it exists already")]
+    Exists {
+        /// The request.
+        what: String,
+    },
+    /// The link, address, route or namespace is not there.
+    #[error("{what}: there is no such object")]
+    NotFound {
+        /// The request.
+        what: String,
+    },
+    /// The right to do it is missing.
+    #[error("{what}: not permitted; it needs CAP_NET_ADMIN: run as root or in a user namespace of your own")]
+    Denied {
+        /// The request.
+        what: String,
+    },
+    /// The kernel does not have the feature, such as a kind of link.
+    #[error("{what}: this kernel does not support it; load the module or use a kernel that has it")]
+    Unsupported {
+        /// The request.
+        what: String,
+    },
+    /// Not an interface name.
+    #[error("{0:?} is no interface name: it needs 1 to 15 bytes without '/', ':' or white space")]
+    Name(String),
+    /// The kernel refused for another reason, or could not be asked.
+    #[error("{what}: {source}")]
+    System {
+        /// The request.
+        what: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// What the request goes through has ended: a netlink connection, usually because its runtime did, or a keeper.
+    #[error("{what}: its connection or keeper has ended; open another")]
+    Closed {
+        /// The request.
+        what: String,
+    },
+    /// The kernel's answer could not be understood.
+    #[error("{what}: unexpected answer of the kernel: {detail}")]
+    Answer {
+        /// The request.
+        what: String,
+        /// What was wrong with it.
+        detail: String,
+    },
+}
+
+impl HostError {
+    /// Whether the object was not there: what a caller that removes things takes for success.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::NotFound { .. })
+    }
+
+    /// Whether the object was there already.
+    #[must_use]
+    pub fn is_exists(&self) -> bool {
+        matches!(self, Self::Exists { .. })
+    }
+
+    /// Sorts an `errno` of the request `what`.
+    pub(crate) fn errno(what: impl Into<String>, errno: Errno) -> Self {
+        let what = what.into();
+        match errno {
+            Errno::EEXIST => Self::Exists { what },
+            // A route that is not there answers ESRCH, an address EADDRNOTAVAIL, a link ENODEV or ENXIO.
+            Errno::ENOENT | Errno::ENODEV | Errno::ENXIO | Errno::ESRCH | Errno::EADDRNOTAVAIL => {
+                Self::NotFound { what }
+            }
+            Errno::EPERM | Errno::EACCES => Self::Denied { what },
+            Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT => Self::Unsupported { what },
+            other => Self::System { what, source: other.into() },
+        }
+    }
+
+    /// Sorts an I/O error of the request `what`.
+    pub(crate) fn io(what: impl Into<String>, source: io::Error) -> Self {
+        match source.raw_os_error() {
+            Some(code) => Self::errno(what, Errno::from_raw(code)),
+            None => Self::System { what: what.into(), source },
+        }
+    }
+
+    /// Sorts an error of the netlink library.
+    pub(crate) fn netlink(what: impl Into<String>, error: rtnetlink::Error) -> Self {
+        match error {
+            rtnetlink::Error::NetlinkError(message) => Self::errno(what, Errno::from_raw(message.raw_code().abs())),
+            rtnetlink::Error::RequestFailed => Self::Closed { what: what.into() },
+            other => Self::Answer { what: what.into(), detail: other.to_string() },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errnos_become_what_callers_ask_for() {
+        assert!(HostError::errno("x", Errno::EEXIST).is_exists());
+        assert!(HostError::errno("x", Errno::ESRCH).is_not_found());
+        let denied = HostError::io("set link up", io::Error::from_raw_os_error(1));
+        assert!(denied.to_string().contains("set link up") && denied.to_string().contains("CAP_NET_ADMIN"), "{denied}");
+        let other = HostError::errno("set MTU", Errno::EINVAL);
+        assert!(other.to_string().contains("Invalid argument"), "{other}");
+    }
+}

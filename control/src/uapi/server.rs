@@ -1,0 +1,444 @@
+//! The threads behind a control socket: one that accepts, and one for each client.
+//!
+//! Plain threads with blocking reads, so that the same server works within an async runtime and without one, and a
+//! client can never hold up anything but its own thread. Bounds: [`CLIENTS_MAX`] clients at once, [`REQUEST_TIME_MAX`]
+//! for each request and [`ANSWER_TIME_MAX`] for each answer, however slowly the bytes trickle.
+//!
+//! ```text
+//! UapiServer ──stop flag, wake──► accepting thread ──owns──► clients: (stream, thread)
+//!                                        ▲───wake when done───┘
+//! ```
+//!
+//! The accepting thread alone owns the list of clients; a byte in the wake channel makes it look at the stop flag and
+//! at clients that are done. It also looks for its socket file once a second: a device whose control socket was removed
+//! can no longer be found by anyone, and ends (wireguard-go does the same).
+
+use super::Configurable;
+use super::limits::{ANSWER_TIME_MAX, CLIENTS_MAX, REQUEST_TIME_MAX, SOCKET_FILE_CHECK_INTERVAL};
+use super::lines::Lines;
+use super::session::{Next, Service};
+use super::socket::{SocketFile, UapiError, listen_at};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// A control socket that is being served. Dropping it closes all connections, waits for the change that is being
+/// applied, if any, and removes the socket file. It must not be dropped by the `on_lost` it was started with.
+#[derive(Debug)]
+pub struct UapiServer {
+    path: PathBuf,
+    stopping: Arc<AtomicBool>,
+    wake: Arc<UnixStream>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl UapiServer {
+    /// Serves `device` at `<directory>/<interface>.sock` until dropped.
+    ///
+    /// `on_lost` is called, on a thread of the server, where the socket file is removed or replaced by somebody else.
+    /// New clients are not served after that; those connected are.
+    ///
+    /// # Errors
+    /// [`UapiError`]; no file is left behind then.
+    pub fn start(
+        directory: &Path,
+        interface: &str,
+        device: impl Configurable,
+        on_lost: impl FnOnce() + Send + 'static,
+    ) -> Result<Self, UapiError> {
+        let (listener, file) = listen_at(directory, interface)?;
+        let path = file.path().to_owned();
+        let failed = |source| UapiError::System { action: "serving", path: path.clone(), source };
+        let (wake, woken) = wake_channel().map_err(failed)?;
+        let stopping = Arc::new(AtomicBool::new(false));
+        let acceptor = Acceptor {
+            file,
+            listener,
+            service: Arc::new(Service::new(device)),
+            stopping: stopping.clone(),
+            wake: wake.clone(),
+            woken,
+            clients: Vec::new(),
+        };
+        let thread = thread::Builder::new()
+            .name(format!("uapi {interface}"))
+            .spawn(move || acceptor.run(on_lost))
+            .map_err(failed)?;
+        Ok(Self { path, stopping, wake, thread: Some(thread) })
+    }
+
+    /// The socket file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for UapiServer {
+    fn drop(&mut self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        ring(&self.wake);
+        if let Some(thread) = self.thread.take() {
+            // A panic over there has been printed; there is nothing to add to it here.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Acceptor<C> {
+    /// Before the listener, so that it is dropped while the listener still keeps its inode.
+    file: SocketFile,
+    listener: UnixListener,
+    service: Arc<Service<C>>,
+    stopping: Arc<AtomicBool>,
+    wake: Arc<UnixStream>,
+    woken: UnixStream,
+    clients: Vec<Client>,
+}
+
+struct Client {
+    stream: Arc<UnixStream>,
+    done: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl<C: Configurable> Acceptor<C> {
+    fn run(mut self, on_lost: impl FnOnce()) {
+        let mut on_lost = Some(on_lost);
+        let mut checked = Instant::now();
+        while !self.stopping.load(Ordering::SeqCst) {
+            let serving = on_lost.is_some();
+            let (accept, pause) = match self.wait(serving && self.clients.len() < CLIENTS_MAX) {
+                Ok(ready) => (ready, None),
+                Err(error) => (false, Some(error)),
+            };
+            self.reap();
+            let pause = pause.or_else(|| if accept { self.accept().err() } else { None });
+            if let Some(error) = pause {
+                // Out of descriptors, memory or threads. The client waits in the backlog; trying again at once would
+                // only spin.
+                tracing::warn!(%error, "the WireGuard control socket takes no clients for a moment");
+                thread::sleep(Duration::from_millis(100));
+            }
+            if serving && checked.elapsed() >= SOCKET_FILE_CHECK_INTERVAL {
+                checked = Instant::now();
+                if !self.file.is_ours() {
+                    tracing::debug!(path = %self.file.path().display(), "the WireGuard control socket was removed");
+                    on_lost.take().into_iter().for_each(|on_lost| on_lost());
+                }
+            }
+        }
+        for client in &self.clients {
+            let _ = client.stream.shutdown(Shutdown::Both);
+        }
+        for client in self.clients.drain(..) {
+            let _ = client.thread.join();
+        }
+    }
+
+    /// Waits for a wake byte, for a client where `accepting`, and at most for the next look at the socket file. True
+    /// where a client waits.
+    fn wait(&mut self, accepting: bool) -> io::Result<bool> {
+        let timeout = PollTimeout::try_from(SOCKET_FILE_CHECK_INTERVAL).unwrap_or(PollTimeout::ZERO);
+        let mut waits =
+            [PollFd::new(self.woken.as_fd(), PollFlags::POLLIN), PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
+        let watched = if accepting { 2 } else { 1 };
+        match poll(&mut waits[..watched], timeout) {
+            Err(nix::errno::Errno::EINTR) => return Ok(false),
+            other => other?,
+        };
+        let client_waits = accepting && waits[1].any().unwrap_or(false);
+        if waits[0].any().unwrap_or(false) {
+            let _ = (&self.woken).read(&mut [0; 64]);
+        }
+        Ok(client_waits)
+    }
+
+    fn reap(&mut self) {
+        for client in self.clients.extract_if(.., |client| client.done.load(Ordering::SeqCst)) {
+            let _ = client.thread.join();
+        }
+    }
+
+    fn accept(&mut self) -> io::Result<()> {
+        let stream = match self.listener.accept() {
+            Ok((stream, _)) => Arc::new(stream),
+            Err(error) => {
+                // Gone again before we came to it, or a signal: no reason to pause.
+                let passing = [io::ErrorKind::WouldBlock, io::ErrorKind::ConnectionAborted, io::ErrorKind::Interrupted];
+                return if passing.contains(&error.kind()) { Ok(()) } else { Err(error) };
+            }
+        };
+        let done = Arc::new(AtomicBool::new(false));
+        let bell = Bell { done: done.clone(), wake: self.wake.clone() };
+        let (service, client) = (self.service.clone(), stream.clone());
+        let thread = thread::Builder::new().name("uapi client".to_owned()).spawn(move || {
+            let _bell = bell;
+            serve(&client, &service);
+        })?;
+        self.clients.push(Client { stream, done, thread });
+        Ok(())
+    }
+}
+
+/// Tells the accepting thread that a client is done, however its thread ends.
+struct Bell {
+    done: Arc<AtomicBool>,
+    wake: Arc<UnixStream>,
+}
+
+impl Drop for Bell {
+    fn drop(&mut self) {
+        self.done.store(true, Ordering::SeqCst);
+        ring(&self.wake);
+    }
+}
+
+fn wake_channel() -> io::Result<(Arc<UnixStream>, UnixStream)> {
+    let (wake, woken) = UnixStream::pair()?;
+    wake.set_nonblocking(true)?;
+    woken.set_nonblocking(true)?;
+    Ok((Arc::new(wake), woken))
+}
+
+/// A full channel is rung already, and a closed one has nobody to wake.
+fn ring(mut wake: &UnixStream) {
+    let _ = wake.write(&[0]);
+}
+
+/// Answers requests until the client leaves, is too slow, or cannot be understood.
+fn serve<C: Configurable>(stream: &UnixStream, service: &Service<C>) {
+    let mut lines = Lines::new(Timed::new(stream, REQUEST_TIME_MAX));
+    loop {
+        lines.source_mut().restart();
+        match service.answer(&mut lines, &mut Timed::new(stream, ANSWER_TIME_MAX)) {
+            Ok(Next::Request) => {}
+            Ok(Next::Close) => break,
+            Err(error) => {
+                tracing::debug!(%error, "a client of the WireGuard control socket was dropped");
+                break;
+            }
+        }
+    }
+    // The accepting thread still holds the stream; the client is to see the end at once.
+    let _ = stream.shutdown(Shutdown::Both);
+}
+
+/// A stream on which a whole request or answer, not only each piece of it, has a time limit.
+struct Timed<'a> {
+    stream: &'a UnixStream,
+    limit: Duration,
+    /// Set by the first read or write.
+    deadline: Option<Instant>,
+}
+
+impl<'a> Timed<'a> {
+    fn new(stream: &'a UnixStream, limit: Duration) -> Self {
+        Self { stream, limit, deadline: None }
+    }
+
+    fn restart(&mut self) {
+        self.deadline = None;
+    }
+
+    fn left(&mut self) -> io::Result<Option<Duration>> {
+        let now = Instant::now();
+        let left = self.deadline.get_or_insert(now + self.limit).saturating_duration_since(now);
+        if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(Some(left)) }
+    }
+}
+
+impl Read for Timed<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.stream.set_read_timeout(self.left()?)?;
+        self.stream.read(into)
+    }
+}
+
+impl Write for Timed<'_> {
+    fn write(&mut self, from: &[u8]) -> io::Result<usize> {
+        self.stream.set_write_timeout(self.left()?)?;
+        self.stream.write(from)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::uapi::testing::{FakeDevice, TempDir};
+    use std::os::unix::fs::PermissionsExt;
+    use std::sync::mpsc;
+
+    const GET: &[u8] = b"get=1\n\n";
+    const LONG: Duration = Duration::from_secs(20);
+
+    fn start(temp: &TempDir) -> (Arc<FakeDevice>, UapiServer) {
+        let device = Arc::new(FakeDevice::new("wg0"));
+        let server = UapiServer::start(temp.path(), "wg0", device.clone(), || {}).unwrap();
+        (device, server)
+    }
+
+    fn connect(server: &UapiServer) -> UnixStream {
+        let stream = UnixStream::connect(server.path()).unwrap();
+        stream.set_read_timeout(Some(LONG)).unwrap();
+        stream
+    }
+
+    /// Sends a request and reads to the blank line behind its answer.
+    fn ask(mut stream: &UnixStream, request: &[u8]) -> String {
+        stream.write_all(request).unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\n\n") {
+            let mut piece = [0; 4096];
+            let bytes = stream.read(&mut piece).unwrap();
+            assert_ne!(bytes, 0, "closed after {:?}", String::from_utf8_lossy(&answer));
+            answer.extend_from_slice(&piece[..bytes]);
+        }
+        String::from_utf8(answer).unwrap()
+    }
+
+    #[test]
+    fn a_connection_carries_many_requests() {
+        let temp = TempDir::new();
+        let (device, server) = start(&temp);
+        let stream = connect(&server);
+        assert_eq!(ask(&stream, GET), "errno=0\n\n");
+        assert_eq!(ask(&stream, b"set=1\nlisten_port=7\n\n"), "errno=0\n\n");
+        assert_eq!(ask(&stream, GET), "listen_port=7\nerrno=0\n\n");
+        assert_eq!(device.updates(), 1);
+        assert_eq!(std::fs::metadata(server.path()).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_client_that_closes_its_half_reads_to_the_end() {
+        let temp = TempDir::new();
+        let (_, server) = start(&temp);
+        let mut stream = connect(&server);
+        stream.write_all(b"set=1\nfwmark=1\n\n").unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer, "errno=0\n\n");
+    }
+
+    #[test]
+    fn more_clients_than_places_are_all_served() {
+        let temp = TempDir::new();
+        let (device, server) = start(&temp);
+        thread::scope(|scope| {
+            for port in 1..=4 * CLIENTS_MAX {
+                let server = &server;
+                scope.spawn(move || {
+                    let stream = connect(server);
+                    assert_eq!(ask(&stream, format!("set=1\nlisten_port={port}\n\n").as_bytes()), "errno=0\n\n");
+                    assert!(ask(&stream, GET).ends_with("errno=0\n\n"));
+                });
+            }
+        });
+        assert_eq!(device.updates(), 4 * CLIENTS_MAX);
+    }
+
+    #[test]
+    fn clients_beyond_the_places_wait_until_one_leaves() {
+        let temp = TempDir::new();
+        let (_, server) = start(&temp);
+        let mut silent: Vec<_> = (0..CLIENTS_MAX).map(|_| connect(&server)).collect();
+        silent.iter().for_each(|stream| assert_eq!(ask(stream, GET), "errno=0\n\n"));
+        let mut waiting = connect(&server);
+        waiting.write_all(GET).unwrap();
+        waiting.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        assert_eq!(waiting.read(&mut [0; 64]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        silent.pop();
+        waiting.set_read_timeout(Some(LONG)).unwrap();
+        assert_eq!(ask(&waiting, b""), "errno=0\n\n");
+    }
+
+    #[test]
+    fn trickling_does_not_extend_the_time_of_a_request() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut timed = Timed::new(&ours, Duration::from_millis(200));
+        let trickle = thread::spawn(move || {
+            while (&theirs).write_all(b"x").is_ok() {
+                thread::sleep(Duration::from_millis(20));
+            }
+        });
+        let started = Instant::now();
+        let error = loop {
+            if let Err(error) = timed.read(&mut [0; 1]) {
+                break error;
+            }
+            assert!(started.elapsed() < LONG, "never timed out");
+        };
+        assert!(matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock), "{error}");
+        timed.limit = LONG;
+        timed.restart();
+        assert_eq!(timed.read(&mut [0; 1]).unwrap(), 1);
+        drop(ours);
+        trickle.join().unwrap();
+    }
+
+    #[test]
+    fn dropping_ends_connections_and_frees_the_device() {
+        let temp = TempDir::new();
+        let (device, server) = start(&temp);
+        let mut idle = connect(&server);
+        assert_eq!(ask(&idle, GET), "errno=0\n\n");
+        let path = server.path().to_owned();
+        drop(server);
+        assert_eq!(idle.read(&mut [0; 1]).unwrap(), 0);
+        assert!(!path.exists());
+        assert_eq!(Arc::strong_count(&device), 1);
+        let (_, _again) = start(&temp);
+    }
+
+    #[test]
+    fn losing_the_socket_file_is_noticed() {
+        let temp = TempDir::new();
+        let (lost, heard) = mpsc::channel();
+        let on_lost = move || lost.send(()).unwrap();
+        let server = UapiServer::start(temp.path(), "wg0", FakeDevice::new("wg0"), on_lost).unwrap();
+        let stream = connect(&server);
+        assert_eq!(heard.try_recv(), Err(mpsc::TryRecvError::Empty));
+        std::fs::remove_file(server.path()).unwrap();
+        heard.recv_timeout(LONG).unwrap();
+        assert_eq!(ask(&stream, GET), "errno=0\n\n", "the connected are still served");
+        let (_, successor) = start(&temp);
+        drop(server);
+        assert_eq!(ask(&connect(&successor), GET), "errno=0\n\n", "the file of the successor stays");
+    }
+
+    #[test]
+    fn a_panicking_device_costs_one_connection() {
+        struct Panicking;
+        impl Configurable for Panicking {
+            fn apply(
+                &self,
+                _: ginnel_engine::command::DeviceUpdate,
+            ) -> Result<(), ginnel_backends::device::DeviceError> {
+                Ok(())
+            }
+            fn state(&self) -> ginnel_backends::device::DeviceState {
+                panic!("asked for by the test")
+            }
+        }
+        let temp = TempDir::new();
+        let server = UapiServer::start(temp.path(), "wg0", Panicking, || {}).unwrap();
+        for _ in 0..2 * CLIENTS_MAX {
+            let mut stream = connect(&server);
+            stream.write_all(GET).unwrap();
+            assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
+        }
+        assert_eq!(ask(&connect(&server), b"set=1\nfwmark=1\n\n"), "errno=0\n\n");
+    }
+}

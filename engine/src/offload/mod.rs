@@ -1,0 +1,13 @@
+//! Superpackets to packets and back: pure functions over bytes, no kernel in sight.
+
+pub mod coalesce;
+mod merge;
+pub mod segment;
+#[cfg(test)]
+mod twin;
+
+/// Single packets in a row, each contiguous and padded, valid until the next one is asked for.
+pub trait Plaintexts {
+    /// The next packet.
+    fn next(&mut self) -> Option<&[u8]>;
+}

@@ -1,0 +1,7 @@
+//! Peers: who they are, where they are, and their keys in use.
+
+pub mod boringtun;
+pub mod noise;
+mod table;
+
+pub use table::{Peer, PeerRef, PeerTable};

@@ -1,0 +1,203 @@
+//! The peers of one worker, found by number, by session or by key.
+//!
+//! A peer's number ([`PeerRef`]) is the same on every worker of the device; only its owner holds the sessions. The number
+//! is what the allowed-IPs table leads to, and what a session base leads to.
+
+use super::noise::{Noise, SessionBase};
+use crate::frame::Endpoint;
+use crate::key::{PresharedKey, PublicKey};
+use crate::stats::PeerStats;
+use crate::tick::Tick;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The number of a peer within its device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PeerRef(pub u32);
+
+/// A peer and its sessions.
+pub struct Peer<N> {
+    /// Its number.
+    pub id: PeerRef,
+    /// Who it is.
+    pub key: PublicKey,
+    /// Mixed into its next handshake.
+    pub preshared: Option<PresharedKey>,
+    /// Its sessions; `None` while the device has no identity.
+    pub sessions: Option<Sessions<N>>,
+    /// Sessions made with the keys before the last change of the preshared key. They serve until the new ones are ready,
+    /// and no longer than a session may live.
+    pub retired: Option<(Sessions<N>, Tick)>,
+    /// Where its datagrams go.
+    pub endpoint: Option<Endpoint>,
+    /// Between persistent keepalives.
+    pub keepalive: Option<Duration>,
+    /// Shared with whoever asks for status.
+    pub stats: Arc<PeerStats>,
+    /// When an authenticated datagram last went either way.
+    pub traversed: Tick,
+    /// When the timers last ran.
+    pub pulsed: Tick,
+    /// The entry of this peer in the timer queue that counts.
+    pub due: Option<Tick>,
+    /// Its path refuses trains until then.
+    pub singly_until: Tick,
+}
+
+/// Noise state with the session base it was made for.
+pub struct Sessions<N> {
+    /// Upper bits of every session index it uses.
+    pub base: SessionBase,
+    /// The handshake and the ciphers.
+    pub noise: N,
+    /// The newest session index that a packet or response has confirmed.
+    pub confirmed: Option<u32>,
+}
+
+impl<N> Sessions<N> {
+    /// Notes that `index` is in use; true where that is news. Indices of a base count up in their low byte, wrapping.
+    pub fn confirm(&mut self, index: u32) -> bool {
+        let newer = self.confirmed.is_none_or(|known| {
+            let ahead = index.wrapping_sub(known) & 0xff;
+            ahead != 0 && ahead < 0x80
+        });
+        if newer {
+            self.confirmed = Some(index);
+        }
+        newer
+    }
+}
+
+/// All peers of a worker.
+pub struct PeerTable<N> {
+    slots: Vec<Option<Peer<N>>>,
+    by_base: HashMap<SessionBase, PeerRef>,
+    by_key: HashMap<PublicKey, PeerRef>,
+    random: u64,
+    worker: u32,
+    worker_mask: u32,
+}
+
+impl<N: Noise> PeerTable<N> {
+    /// An empty table for worker number `worker` of `workers`. `seed` makes session indices hard to guess; it comes from
+    /// outside because the engine asks no system for random numbers.
+    #[must_use]
+    pub fn new(worker: u32, workers: u32, seed: u64) -> Self {
+        Self {
+            slots: Vec::new(),
+            by_base: HashMap::new(),
+            by_key: HashMap::new(),
+            random: seed,
+            worker,
+            worker_mask: workers.next_power_of_two() - 1,
+        }
+    }
+
+    /// The peer with number `id`.
+    pub fn peer_mut(&mut self, id: PeerRef) -> Option<&mut Peer<N>> {
+        self.slots.get_mut(usize::try_from(id.0).ok()?)?.as_mut()
+    }
+
+    /// The number of the peer with sessions under `base`.
+    #[must_use]
+    pub fn of_base(&self, base: SessionBase) -> Option<PeerRef> {
+        self.by_base.get(&base).copied()
+    }
+
+    /// The number of the peer with this key.
+    #[must_use]
+    pub fn of_key(&self, key: &PublicKey) -> Option<PeerRef> {
+        self.by_key.get(key).copied()
+    }
+
+    /// Adds a peer without sessions.
+    pub fn add(&mut self, id: PeerRef, key: PublicKey, stats: Arc<PeerStats>) {
+        self.remove(id);
+        let Ok(at) = usize::try_from(id.0) else { return };
+        if at >= self.slots.len() {
+            self.slots.resize_with(at + 1, || None);
+        }
+        self.by_key.insert(key, id);
+        self.slots[at] = Some(Peer {
+            id,
+            key,
+            preshared: None,
+            sessions: None,
+            retired: None,
+            endpoint: None,
+            keepalive: None,
+            stats,
+            traversed: Tick::default(),
+            pulsed: Tick::default(),
+            due: None,
+            singly_until: Tick::default(),
+        });
+    }
+
+    /// Removes a peer and its sessions.
+    pub fn remove(&mut self, id: PeerRef) {
+        let Some(peer) = usize::try_from(id.0).ok().and_then(|at| self.slots.get_mut(at)).and_then(Option::take) else {
+            return;
+        };
+        self.by_key.remove(&peer.key);
+        for sessions in peer.sessions.iter().chain(peer.retired.iter().map(|(sessions, _)| sessions)) {
+            self.by_base.remove(&sessions.base);
+        }
+    }
+
+    /// Gives the peer fresh sessions under a new base. Sessions in use are kept beside them until `retire_until`, or
+    /// dropped where that is `None`.
+    pub fn renew(&mut self, id: PeerRef, identity: Option<&N::Identity>, retire_until: Option<Tick>) {
+        let base = self.draw_base();
+        let Some(peer) = self.slots.get_mut(id.0 as usize).and_then(Option::as_mut) else { return };
+        let noise = |identity| N::new(identity, &peer.key, peer.preshared.as_ref(), base);
+        let fresh = identity.map(|identity| Sessions { base, noise: noise(identity), confirmed: None });
+        if fresh.is_some() {
+            self.by_base.insert(base, id);
+        }
+        let old = std::mem::replace(&mut peer.sessions, fresh);
+        match (old, retire_until) {
+            (Some(old), Some(until)) if old.noise.ready() => {
+                if let Some((older, _)) = peer.retired.replace((old, until)) {
+                    self.by_base.remove(&older.base);
+                }
+            }
+            // Never became ready: what was retired before goes on serving.
+            (Some(old), Some(_)) => drop(self.by_base.remove(&old.base)),
+            (old, _) => {
+                for dropped in old.into_iter().chain(peer.retired.take().map(|(retired, _)| retired)) {
+                    self.by_base.remove(&dropped.base);
+                }
+            }
+        }
+    }
+
+    /// Forgets the retired sessions of a peer.
+    pub fn drop_retired(&mut self, id: PeerRef) {
+        if let Some((sessions, _)) = self.peer_mut(id).and_then(|peer| peer.retired.take()) {
+            self.by_base.remove(&sessions.base);
+        }
+    }
+
+    /// The numbers of all peers.
+    #[must_use]
+    pub fn ids(&self) -> Vec<PeerRef> {
+        self.slots.iter().flatten().map(|peer| peer.id).collect()
+    }
+
+    /// A free random base whose low bits name this worker (splitmix64).
+    fn draw_base(&mut self) -> SessionBase {
+        loop {
+            self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut mixed = self.random;
+            mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+            mixed ^= mixed >> 31;
+            let base = SessionBase(mixed as u32 >> 8 & !self.worker_mask | self.worker);
+            if !self.by_base.contains_key(&base) {
+                return base;
+            }
+        }
+    }
+}

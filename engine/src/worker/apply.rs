@@ -1,0 +1,117 @@
+//! Commands, between two batches.
+
+use super::Worker;
+use super::departure::NOBODY;
+use super::timers::to_stranger;
+use crate::command::{Command, Operation};
+use crate::frame::Endpoint;
+use crate::key::PrivateKey;
+use crate::limits::TRAIN_BYTES_MAX;
+use crate::peer::PeerRef;
+use crate::peer::noise::{Departure as _, Noise};
+use crate::port::{Link, Tun};
+use crate::tick::Tick;
+use std::time::Duration;
+
+/// How long sessions survive a change of the preshared key when no new handshake comes: the life of a session (paper,
+/// section 6.1, `REJECT_AFTER_TIME`).
+const RETIRED_FOR: Duration = Duration::from_secs(180);
+
+/// Commands per turn: packets are not kept waiting for more.
+const COMMANDS_PER_TURN: usize = 8;
+
+impl<N: Noise, T: Tun, L: Link> Worker<N, T, L> {
+    /// Applies waiting commands. True where there was one.
+    pub(super) fn apply_commands(&mut self) -> bool {
+        for done in 0..COMMANDS_PER_TURN {
+            let Ok(command) = self.wiring.commands.try_recv() else { return done > 0 };
+            match command {
+                Command::Apply { operations, done } => {
+                    for operation in operations.iter() {
+                        self.apply(operation);
+                    }
+                    // Whoever asked may have stopped waiting.
+                    let _ = done.try_send(());
+                }
+                Command::SendDatagram { to, datagram } => self.send_datagram(to, &datagram),
+            }
+        }
+        true
+    }
+
+    fn send_datagram(&mut self, to: std::net::SocketAddr, datagram: &[u8]) {
+        if datagram.is_empty() || datagram.len() > TRAIN_BYTES_MAX {
+            return self.drop_packets(crate::drops::DropReason::OutboundOversize, 1);
+        }
+        let endpoint = Endpoint { to, source: None };
+        let mut departure = to_stranger(&mut self.outbox, &mut self.link, &self.wiring.stats, endpoint);
+        debug_assert_eq!(departure.owner, NOBODY);
+        departure.slot(datagram.len())[..datagram.len()].copy_from_slice(datagram);
+        departure.push(datagram.len());
+    }
+
+    fn apply(&mut self, operation: &Operation) {
+        match operation {
+            Operation::SetIdentity(key) => self.set_identity(key.as_ref()),
+            Operation::AddPeer { peer, key, stats } => {
+                if !self.owns(*peer) {
+                    return;
+                }
+                self.peers.add(*peer, *key, std::sync::Arc::clone(stats));
+                self.peers.renew(*peer, self.identity.as_ref(), None);
+            }
+            Operation::RemovePeer(peer) => self.peers.remove(*peer),
+            Operation::SetPresharedKey(id, key) => {
+                let retire_until = self.now + RETIRED_FOR;
+                let Some(peer) = self.peers.peer_mut(*id).filter(|peer| peer.preshared != *key) else { return };
+                peer.preshared.clone_from(key);
+                self.peers.renew(*id, self.identity.as_ref(), Some(retire_until));
+                self.ask_anew(*id);
+            }
+            Operation::SetEndpoint(id, to) => {
+                let Some(peer) = self.peers.peer_mut(*id) else { return };
+                if peer.endpoint.is_none_or(|known| known.to != *to) {
+                    peer.endpoint = Some(Endpoint { to: *to, source: None });
+                    peer.singly_until = Tick::default();
+                    peer.stats.set_endpoint(Some(*to));
+                }
+                self.wake(*id);
+            }
+            Operation::SetKeepalive(id, secs) => {
+                let Some(peer) = self.peers.peer_mut(*id) else { return };
+                let every = (*secs > 0).then(|| Duration::from_secs(u64::from(*secs)));
+                // Going from none to some sends one at once, as in the Linux module.
+                if peer.keepalive.is_none() {
+                    peer.traversed = Tick::default();
+                }
+                peer.keepalive = every;
+                self.wake(*id);
+            }
+            Operation::Route(prefix, peer) => drop(self.routes.insert(*prefix, *peer)),
+            Operation::Unroute(prefix) => drop(self.routes.remove(*prefix)),
+        }
+    }
+
+    fn set_identity(&mut self, key: Option<&PrivateKey>) {
+        self.identity = key.map(N::identity);
+        for id in self.peers.ids() {
+            self.peers.renew(id, self.identity.as_ref(), None);
+            self.wake(id);
+        }
+    }
+
+    /// After a change of the preshared key: where there was a session, the next one is asked for at once.
+    fn ask_anew(&mut self, id: PeerRef) {
+        let Some(peer) = self.peers.peer_mut(id) else { return };
+        let (Some(endpoint), Some(sessions), true) = (peer.endpoint, &mut peer.sessions, peer.retired.is_some()) else {
+            return;
+        };
+        let mut departure = to_stranger(&mut self.outbox, &mut self.link, &self.wiring.stats, endpoint);
+        sessions.noise.initiate(&mut departure);
+        self.wake(id);
+    }
+
+    fn owns(&self, peer: PeerRef) -> bool {
+        peer.0 % self.wiring.workers.max(1) == self.wiring.worker
+    }
+}

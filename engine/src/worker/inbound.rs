@@ -1,0 +1,390 @@
+//! From the network to the TUN: tell messages apart, open, check the source, coalesce, write.
+
+use super::Worker;
+use super::departure::{Departure, Sent};
+use super::timers::to_stranger;
+use crate::drops::DropReason;
+use crate::event::Event;
+use crate::frame::{Ecn, Endpoint, Received};
+use crate::limits::DIVERTED_BYTES_MAX;
+use crate::offload::Plaintexts;
+use crate::offload::coalesce::{Coalescer, Sink};
+use crate::offload::segment::{Segments, TAIL_ROOM};
+use crate::peer::PeerRef;
+use crate::peer::noise::{self, Handshake, Noise, SessionBase};
+use crate::port::{Link, Transport, Tun, TunRefusal, UnitMeta};
+use crate::route::AllowedIps;
+use crate::stats::{WorkerStats, bump};
+use crate::wire::ip::{self, IpHeader};
+use crate::wire::message::Message;
+use std::net::IpAddr;
+
+impl<N: Noise, T: Tun, L: Link> Worker<N, T, L> {
+    /// Handles every train of the inbox, then writes what has gathered.
+    pub(super) fn inbound(&mut self) {
+        let mut datagrams = 0;
+        for index in 0..self.inbox.len() {
+            let (received, bytes) = self.inbox.train(index);
+            let stride = received.datagram_bytes.max(1);
+            let len = bytes.len();
+            datagrams += len.div_ceil(stride) as u64;
+            let mut at = 0;
+            while at < len {
+                at = self.handle_run(index, &received, stride, at);
+            }
+        }
+        let mut delivery = Delivery { tun: &mut self.tun, stats: &self.wiring.stats };
+        self.coalescer.flush(&mut delivery);
+        bump(&self.wiring.stats.link_rx_trains, self.inbox.len() as u64);
+        bump(&self.wiring.stats.link_rx_datagrams, datagrams);
+        self.inbox.clear();
+    }
+
+    /// Handles the datagram at `at`, and those behind it that belong to the same session. Returns where to go on.
+    fn handle_run(&mut self, index: usize, received: &Received, stride: usize, at: usize) -> usize {
+        let (_, train) = self.inbox.train(index);
+        let end = train.len().min(at + stride);
+        let datagram = &train[at..end];
+        if received.truncated && end == train.len() {
+            self.drop_packets(DropReason::InboundTruncated, 1);
+            return end;
+        }
+        match Message::classify(datagram) {
+            Message::Data { receiver, .. } => {
+                let end = run_end(train, stride, at);
+                self.open(index, received, stride, at..end, receiver);
+                return end;
+            }
+            Message::Initiation => self.handle_initiation(index, received, at..end),
+            Message::Response { receiver } | Message::Cookie { receiver } => {
+                self.handle_answer(index, received, at..end, receiver);
+            }
+            Message::Malformed => self.drop_packets(DropReason::InboundMalformed, 1),
+            Message::Foreign => self.divert(index, received, at..end),
+        }
+        end
+    }
+
+    /// Opens a run of data messages of one session.
+    fn open(&mut self, index: usize, received: &Received, stride: usize, run: std::ops::Range<usize>, receiver: u32) {
+        let count = run.len().div_ceil(stride) as u64;
+        let base = SessionBase::of_index(receiver);
+        let Some(id) = self.peers.of_base(base) else {
+            return self.drop_packets(DropReason::InboundUnknownIndex, count);
+        };
+        self.touch(id);
+        let Some(peer) = self.peers.peer_mut(id) else { return };
+        let sessions = match (&mut peer.sessions, &mut peer.retired) {
+            (Some(sessions), _) if sessions.base == base => sessions,
+            (_, Some((retired, _))) if retired.base == base => retired,
+            _ => return self.wiring.stats.drops.add(DropReason::InboundUnknownIndex, count),
+        };
+        let (_, train) = self.inbox.train(index);
+        let mut arrival = Arrival {
+            train: &train[run],
+            stride,
+            coalescer: &mut self.coalescer,
+            delivery: Delivery { tun: &mut self.tun, stats: &self.wiring.stats },
+            routes: &self.routes,
+            peer: id,
+            ecn: received.ecn,
+            source: None,
+            authentic: Sent::default(),
+            packets: 0,
+            current: 0,
+        };
+        sessions.noise.open(&mut arrival);
+        let (authentic, packets) = (arrival.authentic, arrival.packets);
+        if authentic.datagrams == 0 {
+            return;
+        }
+        peer.traversed = self.now;
+        bump(&peer.stats.rx_bytes, authentic.bytes);
+        bump(&peer.stats.rx_packets, packets);
+        let news = sessions.confirm(receiver);
+        self.heard_from(id, received);
+        if news {
+            self.confirm(id);
+        }
+    }
+
+    /// A session is used by its peer for the first time: it is confirmed, and what waited for it can go.
+    fn confirm(&mut self, id: PeerRef) {
+        self.completed(id);
+        let Some(peer) = self.peers.peer_mut(id) else { return };
+        let (Some(sessions), Some(endpoint)) = (&mut peer.sessions, peer.endpoint) else { return };
+        let mut departure = Departure {
+            outbox: &mut self.outbox,
+            link: &mut self.link,
+            stats: &self.wiring.stats,
+            owner: id.0,
+            endpoint,
+            ecn: Ecn::NOT_ECT,
+            whole: true,
+            sent: Sent::default(),
+        };
+        sessions.noise.confirmed(&mut departure);
+        bump(&peer.stats.tx_bytes, departure.sent.bytes);
+        bump(&peer.stats.tx_packets, departure.sent.datagrams);
+    }
+
+    /// An authenticated message came from there: answers go there (paper, section 2.1).
+    fn heard_from(&mut self, id: PeerRef, received: &Received) {
+        let heard = Endpoint { to: received.from, source: received.source };
+        let Some(peer) = self.peers.peer_mut(id).filter(|peer| peer.endpoint != Some(heard)) else { return };
+        let moved = peer.endpoint.is_none_or(|known| known.to != heard.to);
+        peer.endpoint = Some(heard);
+        if moved {
+            peer.singly_until = crate::tick::Tick::default();
+            peer.stats.set_endpoint(Some(heard.to));
+            let event = Event::EndpointChanged { peer: peer.key, endpoint: heard.to };
+            self.tell(event);
+        }
+    }
+
+    /// Checks a handshake message before anything is spent on it. True where it may go on.
+    fn screened(&mut self, index: usize, received: &Received, range: std::ops::Range<usize>) -> bool {
+        let Some(identity) = &self.identity else {
+            self.drop_packets(DropReason::InboundUnknownPeer, 1);
+            return false;
+        };
+        if self.handshakes_left == 0 {
+            self.drop_packets(DropReason::InboundHandshakeOverload, 1);
+            return false;
+        }
+        let (_, train) = self.inbox.train(index);
+        let mut cookie = [0; 64];
+        match N::screen(identity, received.from.ip(), &train[range], &mut cookie) {
+            Ok(0) => {
+                self.handshakes_left -= 1;
+                true
+            }
+            Ok(bytes) => {
+                let endpoint = Endpoint { to: received.from, source: received.source };
+                send_message(
+                    &mut to_stranger(&mut self.outbox, &mut self.link, &self.wiring.stats, endpoint),
+                    &cookie[..bytes],
+                );
+                self.drop_packets(DropReason::InboundHandshakeOverload, 1);
+                false
+            }
+            Err(reason) => {
+                self.drop_packets(reason, 1);
+                false
+            }
+        }
+    }
+
+    fn handle_initiation(&mut self, index: usize, received: &Received, range: std::ops::Range<usize>) {
+        if !self.screened(index, received, range.clone()) {
+            return;
+        }
+        let (_, train) = self.inbox.train(index);
+        let initiator = self.identity.as_ref().and_then(|identity| N::initiator(identity, &train[range.clone()]));
+        match initiator.and_then(|key| self.peers.of_key(&key)) {
+            Some(id) => self.handle_handshake(id, index, received, range),
+            None => self.drop_packets(DropReason::InboundUnknownPeer, 1),
+        }
+    }
+
+    fn handle_answer(&mut self, index: usize, received: &Received, range: std::ops::Range<usize>, receiver: u32) {
+        let (_, train) = self.inbox.train(index);
+        let is_response = matches!(Message::classify(&train[range.clone()]), Message::Response { .. });
+        if is_response && !self.screened(index, received, range.clone()) {
+            return;
+        }
+        match self.peers.of_base(SessionBase::of_index(receiver)) {
+            Some(id) => self.handle_handshake(id, index, received, range),
+            None => self.drop_packets(DropReason::InboundUnknownIndex, 1),
+        }
+    }
+
+    fn handle_handshake(&mut self, id: PeerRef, index: usize, received: &Received, range: std::ops::Range<usize>) {
+        self.touch(id);
+        let Some(peer) = self.peers.peer_mut(id) else { return };
+        let Some(sessions) = &mut peer.sessions else { return };
+        let (_, train) = self.inbox.train(index);
+        let message = &train[range];
+        let mut departure = Departure {
+            outbox: &mut self.outbox,
+            link: &mut self.link,
+            stats: &self.wiring.stats,
+            owner: id.0,
+            endpoint: Endpoint { to: received.from, source: received.source },
+            ecn: Ecn::NOT_ECT,
+            whole: true,
+            sent: Sent::default(),
+        };
+        match sessions.noise.handshake(received.from.ip(), message, &mut departure) {
+            Err(reason) => self.drop_packets(reason, 1),
+            Ok(outcome) => {
+                bump(&peer.stats.rx_bytes, message.len() as u64);
+                bump(&peer.stats.tx_bytes, departure.sent.bytes);
+                peer.traversed = self.now;
+                let kind = Message::classify(message);
+                if let Message::Response { receiver } = kind {
+                    sessions.confirm(receiver);
+                }
+                // A cookie reply proves nothing about the peer.
+                if !matches!(kind, Message::Cookie { .. }) {
+                    self.heard_from(id, received);
+                }
+                if outcome == Handshake::Completed {
+                    self.completed(id);
+                }
+            }
+        }
+    }
+
+    /// Passes on what is not WireGuard.
+    fn divert(&mut self, index: usize, received: &Received, range: std::ops::Range<usize>) {
+        let (_, train) = self.inbox.train(index);
+        let datagram = &train[range];
+        if datagram.len() > DIVERTED_BYTES_MAX {
+            return self.drop_packets(DropReason::InboundDivertOverflow, 1);
+        }
+        let event = Event::Diverted { from: received.from, datagram: datagram.to_vec() };
+        if self.wiring.events.try_send(event).is_err() {
+            self.drop_packets(DropReason::InboundDivertOverflow, 1);
+        }
+    }
+}
+
+/// Where the run of data messages that starts at `at` ends: all of one session.
+fn run_end(train: &[u8], stride: usize, at: usize) -> usize {
+    // Type and receiver index side by side.
+    let head = &train[at..at + 8];
+    let mut end = train.len().min(at + stride);
+    while let Some(next) = train.get(end..) {
+        let same = next.len() >= crate::wire::message::DATA_OVERHEAD && &next[..8] == head;
+        if !same {
+            break;
+        }
+        end = train.len().min(end + stride);
+    }
+    end
+}
+
+fn send_message(departure: &mut impl noise::Departure, message: &[u8]) {
+    departure.slot(message.len())[..message.len()].copy_from_slice(message);
+    departure.push(message.len());
+}
+
+/// One run on its way through the cipher to the lanes.
+struct Arrival<'a, T> {
+    /// What is left of the run.
+    train: &'a [u8],
+    stride: usize,
+    coalescer: &'a mut Coalescer,
+    delivery: Delivery<'a, T>,
+    routes: &'a AllowedIps<PeerRef>,
+    peer: PeerRef,
+    ecn: Ecn,
+    /// The last source address that was allowed.
+    source: Option<IpAddr>,
+    authentic: Sent,
+    packets: u64,
+    /// Bytes of the datagram being opened.
+    current: usize,
+}
+
+impl<T: Tun> noise::Arrival for Arrival<'_, T> {
+    fn next(&mut self) -> Option<(&[u8], &mut [u8])> {
+        let (datagram, rest) = self.train.split_at_checked(self.stride).unwrap_or((self.train, &[]));
+        if datagram.is_empty() {
+            return None;
+        }
+        self.train = rest;
+        self.current = datagram.len();
+        Some((datagram, self.coalescer.room(datagram.len())))
+    }
+
+    fn opened(&mut self, bytes: usize) {
+        self.authentic.datagrams += 1;
+        self.authentic.bytes += self.current as u64;
+        if bytes == 0 {
+            return self.coalescer.discard();
+        }
+        match self.admit(bytes) {
+            Ok(header) => {
+                self.packets += 1;
+                self.coalescer.settle(&header, &mut self.delivery);
+            }
+            Err(reason) => noise::Arrival::dropped(self, reason),
+        }
+    }
+
+    fn dropped(&mut self, reason: DropReason) {
+        self.coalescer.discard();
+        self.delivery.stats.drops.add(reason, 1);
+    }
+}
+
+impl<T: Tun> Arrival<'_, T> {
+    /// Whether the opened packet may come from this peer; merges the congestion marks.
+    fn admit(&mut self, bytes: usize) -> Result<IpHeader, DropReason> {
+        let packet = self.coalescer.packet_mut(bytes);
+        let header = IpHeader::parse(packet).ok_or(DropReason::InboundInnerMalformed)?;
+        let source = ip::source(packet).ok_or(DropReason::InboundInnerMalformed)?;
+        if self.source != Some(source) {
+            // Longest match over all peers, not "among this peer's prefixes": a more specific prefix of another peer
+            // takes the address away (paper, section 2).
+            if self.routes.lookup(source) != Some(self.peer) {
+                return Err(DropReason::InboundForeignSource);
+            }
+            self.source = Some(source);
+        }
+        let inner = Ecn::of_tos(ip::tos(packet));
+        let merged = ip::merge_ecn(inner, self.ecn).ok_or(DropReason::InboundCongested)?;
+        if merged != inner {
+            ip::set_ecn(packet, merged);
+        }
+        Ok(header)
+    }
+}
+
+/// Writes units to the TUN.
+struct Delivery<'a, T> {
+    tun: &'a mut T,
+    stats: &'a WorkerStats,
+}
+
+impl<T: Tun> Sink for Delivery<'_, T> {
+    fn deliver(&mut self, bytes: &mut [u8], len: usize, meta: &UnitMeta, packets: u16) {
+        let packets = u64::from(packets);
+        match self.tun.send(&bytes[..len], meta) {
+            Ok(()) => {
+                bump(&self.stats.tun_tx_units, 1);
+                bump(&self.stats.tun_tx_packets, packets);
+            }
+            Err(TunRefusal::Superpacket) => {
+                bump(&self.stats.tun_tx_resegmented, 1);
+                self.deliver_singly(&mut bytes[..len + TAIL_ROOM], len, meta, packets);
+            }
+            Err(TunRefusal::Packet) => self.stats.drops.add(DropReason::InboundTunRefused, packets),
+        }
+    }
+
+    fn takes_superpackets(&self, transport: Transport) -> bool {
+        self.tun.takes_superpackets(transport)
+    }
+}
+
+impl<T: Tun> Delivery<'_, T> {
+    /// Takes a superpacket apart again that the kernel would not have.
+    fn deliver_singly(&mut self, bytes: &mut [u8], len: usize, meta: &UnitMeta, packets: u64) {
+        // An MTU of 0 asks for no padding.
+        let Ok(mut segments) = Segments::new(bytes, len, meta, 0) else {
+            return self.stats.drops.add(DropReason::InboundTunRefused, packets);
+        };
+        while let Some(packet) = segments.next() {
+            match self.tun.send(packet, &UnitMeta::default()) {
+                Ok(()) => {
+                    bump(&self.stats.tun_tx_units, 1);
+                    bump(&self.stats.tun_tx_packets, 1);
+                }
+                Err(_) => self.stats.drops.add(DropReason::InboundTunRefused, 1),
+            }
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! What happens without a packet: handshake retries, rekeying, keepalives, the end of keys.
+//!
+//! A peer is in the queue while it has keys, a handshake under way, or a persistent keepalive; a peer without any of
+//! these costs nothing. The queue is a heap of (moment, peer); an entry counts only while the peer's `due` says the same,
+//! so an earlier date is set by adding an entry and never by searching one.
+
+use super::Worker;
+use super::departure::{Departure, NOBODY, Sent};
+use crate::event::Event;
+use crate::frame::Ecn;
+use crate::peer::noise::{Noise, Pulse};
+use crate::peer::{Peer, PeerRef};
+use crate::port::{Link, Tun};
+use crate::stats::bump;
+use crate::tick::Tick;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// After so long without traffic no timer of the protocol runs out within seconds (the longest that follows a packet is
+/// keepalive plus rekey timeout, 15 s), so the pulse slows down.
+const QUIET_AFTER: Duration = Duration::from_secs(30);
+
+/// Pulse of a quiet peer: how late it may forget its keys.
+const QUIET_PULSE: Duration = Duration::from_secs(5);
+
+/// Timer runs per turn: the rest waits for the next turn, so that packets are not kept waiting.
+const RUNS_PER_TURN: usize = 64;
+
+/// The queue.
+pub struct Timers(BinaryHeap<Reverse<(Tick, PeerRef)>>);
+
+impl Timers {
+    /// An empty queue.
+    pub fn new() -> Self {
+        Self(BinaryHeap::new())
+    }
+
+    /// When the first entry is due.
+    pub fn next(&self) -> Option<Tick> {
+        self.0.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// Sees to it that the peer is looked at no later than `at`.
+    pub fn no_later<N>(&mut self, peer: &mut Peer<N>, at: Tick) {
+        if peer.due.is_none_or(|due| at < due) {
+            peer.due = Some(at);
+            self.0.push(Reverse((at, peer.id)));
+        }
+    }
+
+    fn pop_due(&mut self, now: Tick) -> Option<(Tick, PeerRef)> {
+        self.0.peek().filter(|Reverse((at, _))| *at <= now)?;
+        self.0.pop().map(|Reverse(entry)| entry)
+    }
+}
+
+impl<N: Noise, T: Tun, L: Link> Worker<N, T, L> {
+    /// Runs what is due.
+    pub(super) fn run_timers(&mut self) {
+        for _ in 0..RUNS_PER_TURN {
+            let Some((at, id)) = self.timers.pop_due(self.now) else { return };
+            let Some(peer) = self.peers.peer_mut(id).filter(|peer| peer.due == Some(at)) else { continue };
+            peer.due = None;
+            let pulse = self.pulse(id);
+            self.plan(id, pulse);
+        }
+    }
+
+    /// Brings the timers of a peer up to date before it is used, and sees to it that they go on.
+    pub(super) fn touch(&mut self, id: PeerRef) {
+        let now = self.now;
+        let Some(peer) = self.peers.peer_mut(id) else { return };
+        self.timers.no_later(peer, now + N::PULSE);
+        if now.since(peer.pulsed) >= N::PULSE {
+            self.pulse(id);
+        }
+    }
+
+    /// Puts a peer in the queue for this turn.
+    pub(super) fn wake(&mut self, id: PeerRef) {
+        if let Some(peer) = self.peers.peer_mut(id) {
+            self.timers.no_later(peer, self.now);
+        }
+    }
+
+    fn pulse(&mut self, id: PeerRef) -> Pulse {
+        let now = self.now;
+        let Some(peer) = self.peers.peer_mut(id) else { return Pulse::Dormant };
+        peer.pulsed = now;
+        let due =
+            peer.keepalive.is_some_and(|every| now.since(peer.traversed) >= every || peer.traversed == Tick::default());
+        let (Some(sessions), Some(endpoint)) = (&mut peer.sessions, peer.endpoint) else { return Pulse::Dormant };
+        let mut departure = Departure {
+            outbox: &mut self.outbox,
+            link: &mut self.link,
+            stats: &self.wiring.stats,
+            owner: id.0,
+            endpoint,
+            ecn: Ecn::NOT_ECT,
+            whole: true,
+            sent: Sent::default(),
+        };
+        let pulse = sessions.noise.pulse(&mut departure);
+        if due && departure.sent.datagrams == 0 {
+            sessions.noise.keepalive(&mut departure);
+            // Also where a handshake is under way already: its retries are the keepalives then.
+            peer.traversed = now;
+        }
+        let sent = departure.sent;
+        if sent.datagrams > 0 {
+            peer.traversed = now;
+            bump(&peer.stats.tx_bytes, sent.bytes);
+        }
+        let ready = sessions.noise.ready();
+        if peer.retired.as_ref().is_some_and(|(_, until)| ready || *until <= now) {
+            self.peers.drop_retired(id);
+        }
+        if pulse == Pulse::Abandoned {
+            self.abandoned(id);
+        }
+        pulse
+    }
+
+    fn abandoned(&mut self, id: PeerRef) {
+        if let Some(key) = self.peers.peer_mut(id).map(|peer| peer.key) {
+            self.tell(Event::HandshakeAbandoned { peer: key });
+        }
+    }
+
+    /// Sets the next date of a peer that has just been looked at.
+    fn plan(&mut self, id: PeerRef, pulse: Pulse) {
+        let now = self.now;
+        let Some(peer) = self.peers.peer_mut(id) else { return };
+        let quiet = now.since(peer.traversed) >= QUIET_AFTER && peer.sessions.as_ref().is_some_and(|s| s.noise.ready());
+        let pulsing = (pulse == Pulse::Alive).then(|| now + if quiet { QUIET_PULSE } else { N::PULSE });
+        let keepalive = peer
+            .keepalive
+            .filter(|_| peer.endpoint.is_some() && peer.sessions.is_some())
+            .map(|every| (peer.traversed + every).max(now + N::PULSE));
+        if let Some(at) = [pulsing, keepalive].into_iter().flatten().min() {
+            self.timers.no_later(peer, at);
+        }
+    }
+
+    /// Notes a completed handshake.
+    pub(super) fn completed(&mut self, id: PeerRef) {
+        let now = self.now;
+        let Some(peer) = self.peers.peer_mut(id) else { return };
+        peer.stats.handshake_tick.store(now.0.saturating_add(1), Ordering::Relaxed);
+        let key = peer.key;
+        self.peers.drop_retired(id);
+        self.tell(Event::HandshakeCompleted { peer: key });
+    }
+}
+
+/// A departure for datagrams that belong to no peer.
+pub(super) fn to_stranger<'a, L>(
+    outbox: &'a mut crate::frame::Outbox,
+    link: &'a mut L,
+    stats: &'a crate::stats::WorkerStats,
+    endpoint: crate::frame::Endpoint,
+) -> Departure<'a, L> {
+    Departure { outbox, link, stats, owner: NOBODY, endpoint, ecn: Ecn::NOT_ECT, whole: true, sent: Sent::default() }
+}
