@@ -85,7 +85,7 @@ impl<B: Bits, V: Copy + Eq> Trie<B, V> {
         }
     }
 
-    /// Replaces node `index`, a child of node `parent`, by less where less will do. Whether the parent may now fold too.
+    /// Replaces node `index`, a child of node `parent`, by less where that will do. Whether the parent may fold too.
     fn fold(&mut self, parent: u32, index: u32) -> bool {
         let node = *self.nodes.at(index);
         let things = node.ends_len() + node.slots_len();
