@@ -127,6 +127,22 @@ fn only_the_holder_loses_a_prefix() {
     assert!(table.is_empty());
 }
 
+/// Bits that a way down skips count all the same.
+#[test]
+fn what_is_not_there_is_not_taken() {
+    let mut table = AllowedIps::new();
+    for host in 0..32 {
+        table.insert(Ipv4Net::from(Ipv4Addr::from_bits(0x0a00_0000 + host)).into(), Peer(host));
+    }
+    table.insert(net("10.0.0.0/24"), Peer(99));
+    for absent in ["10.1.0.0/24", "11.0.0.0/24", "10.1.0.7/32", "10.0.0.0/23", "10.0.0.0/12", "10.0.0.0/30"] {
+        assert_eq!(table.remove(net(absent)), None, "{absent}");
+    }
+    assert_eq!(table.lookup(ip("10.1.0.7")), None);
+    assert_eq!(table.lookup(ip("10.0.0.77")), Some(Peer(99)));
+    assert_eq!(table.len(), 33);
+}
+
 #[test]
 fn the_covering_prefix_answers_again() {
     let mut table = table(&[("0.0.0.0/0", 0), ("10.0.0.0/8", 1), ("10.1.0.0/16", 2), ("10.1.1.1/32", 3)]);
