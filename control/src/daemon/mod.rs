@@ -20,10 +20,11 @@ pub use args::DaemonArgs;
 pub(crate) use defaults::program_name;
 pub use defaults::{Surroundings, System};
 
+use crate::host::{HostError, Netlink};
 use crate::ipc::server::{Limits, serve};
 use crate::ipc::socket::{BindError, BoundSocket};
 use crate::ipc::stop::Stop;
-use crate::node::{DeviceMaker, Host, HostError, KernelDevices, KeyStore, Node, RtNetlink, Tuning};
+use crate::node::{DeviceMaker, Host, KernelDevices, KeyStore, Node, Tuning};
 use lock::{InstanceLock, LockError};
 use std::ffi::OsString;
 use std::io;
@@ -87,7 +88,7 @@ pub fn run(args: &DaemonArgs, system: System) -> ExitCode {
     }
     logging::start();
     let config = Config::new(args, system, &Surroundings::of_process());
-    let outcome = run_with(&config, KernelDevices, RtNetlink::open);
+    let outcome = run_with(&config, KernelDevices, Netlink::open);
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

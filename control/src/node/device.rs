@@ -6,6 +6,7 @@
 
 use ginnel_backends::device::{Device, DeviceError, DeviceOptions, DeviceState};
 use ginnel_engine::command::DeviceUpdate;
+use nix::net::if_::if_nametoindex;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::time::timeout;
@@ -20,6 +21,9 @@ pub trait OverlayDevice: Send + Sync + 'static {
     /// # Errors
     /// [`DeviceError`]; the device is as before then.
     fn apply(&self, update: DeviceUpdate) -> Result<(), DeviceError>;
+
+    /// Whether the interface is still there: anybody with the rights can remove it.
+    fn is_running(&self) -> bool;
 
     /// Configuration and counters.
     fn state(&self) -> DeviceState;
@@ -51,6 +55,10 @@ impl OverlayDevice for Device {
 
     fn apply(&self, update: DeviceUpdate) -> Result<(), DeviceError> {
         Device::apply(self, update)
+    }
+
+    fn is_running(&self) -> bool {
+        if_nametoindex(Device::name(self)).is_ok_and(|index| index == self.interface_index())
     }
 
     fn state(&self) -> DeviceState {
@@ -96,9 +104,9 @@ impl DeviceSlot {
         self.with(|device| device.state()).await.ok().flatten()
     }
 
-    /// Whether the device still does what it is told: its interface may have been removed by somebody else.
+    /// Whether the device is there. One that does not answer is: what hangs may still come back.
     pub(super) async fn is_running(self: &Arc<Self>) -> bool {
-        !matches!(self.apply(DeviceUpdate::default()).await, Err(SlotError::Device(DeviceError::Stopped)))
+        !matches!(self.with(|device| device.is_running()).await, Ok(None | Some(false)))
     }
 
     /// Ends the device and removes its interface. Returns when that is done.

@@ -4,8 +4,8 @@
 //! Failures of the engine, the kernel and the key file carry the prefix `overlay engine error: `.
 
 use super::device::SlotError;
-use super::host::HostError;
 use super::key_store::KeyStoreError;
+use crate::host::HostError;
 use crate::ipc::wire::Response;
 
 /// Why a request was not carried out. Nothing has changed then.

@@ -1,6 +1,7 @@
 //! Doubles of device and host: they keep in memory what the real ones would have in the kernel, and fail when told to.
 
-use super::{DeviceMaker, Host, HostError, OverlayDevice};
+use super::{DeviceMaker, Host, OverlayDevice};
+use crate::host::HostError;
 use ginnel_backends::device::{DeviceError, DeviceOptions, DeviceState, PeerState};
 use ginnel_engine::command::{DeviceUpdate, PeerUpdate, PrivateKeyUpdate};
 use ginnel_engine::drops::DropReason;
@@ -38,7 +39,6 @@ pub(crate) struct World {
 #[derive(Default)]
 pub(crate) struct Link {
     pub(crate) addresses: Vec<IpNet>,
-    pub(crate) routes: Vec<IpNet>,
     pub(crate) mtu: u16,
     pub(crate) up: bool,
     pub(crate) private_key: Option<PrivateKey>,
@@ -82,14 +82,13 @@ impl Lab {
         {
             if *left == 0 {
                 world.fail = None;
-                let source = std::io::Error::other("told to fail");
-                return Err(HostError::Kernel { action: call.into(), interface: interface.into(), source });
+                return Err(HostError::System { what: call.into(), source: std::io::Error::other("told to fail") });
             }
             *left -= 1;
         }
         match world.links.contains_key(interface) {
             true => Ok(()),
-            false => Err(HostError::NoInterface(interface.into())),
+            false => Err(HostError::NotFound { what: format!("find link {interface}") }),
         }
     }
 
@@ -148,6 +147,10 @@ impl OverlayDevice for FakeDevice {
             change_peer(&mut link.peers, &peer);
         }
         Ok(())
+    }
+
+    fn is_running(&self) -> bool {
+        self.lab.world().links.contains_key(&self.options.name)
     }
 
     fn state(&self) -> DeviceState {
@@ -228,10 +231,7 @@ impl Host for Lab {
 
     async fn remove_address(&self, interface: &str, address: IpNet) -> Result<(), HostError> {
         self.host_call("remove_address", interface)?;
-        self.with_link(interface, |link| {
-            link.addresses.retain(|held| *held != address);
-            link.routes.retain(|held| *held != address.trunc());
-        });
+        self.with_link(interface, |link| link.addresses.retain(|held| *held != address));
         Ok(())
     }
 
@@ -245,12 +245,6 @@ impl Host for Lab {
         self.1.0.acquire().await.unwrap().forget();
         self.host_call("set_up", interface)?;
         self.with_link(interface, |link| link.up = true);
-        Ok(())
-    }
-
-    async fn add_route(&self, interface: &str, prefix: IpNet) -> Result<(), HostError> {
-        self.host_call("add_route", interface)?;
-        self.with_link(interface, |link| link.routes.push(prefix.trunc()));
         Ok(())
     }
 }

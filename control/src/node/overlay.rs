@@ -11,9 +11,10 @@
 use super::address::{DEFAULT_CLUSTER, Plan};
 use super::device::{DeviceMaker, DeviceSlot};
 use super::error::NodeError;
-use super::host::{Host, HostError};
+use super::host::Host;
 use super::key_store::KeyStore;
 use super::peers::PeerBook;
+use crate::host::HostError;
 use crate::ipc::wire::SetupGlobalOverlay;
 use ginnel_backends::device::DeviceOptions;
 use ginnel_engine::command::{DeviceUpdate, PrivateKeyUpdate};
@@ -179,7 +180,6 @@ impl<M: DeviceMaker, H: Host> GlobalOverlay<M, H> {
         self.host.set_mtu(&live.interface, MTU).await?;
         self.host.add_address(&live.interface, live.plan.address).await?;
         self.host.set_up(&live.interface).await?;
-        self.host.add_route(&live.interface, live.plan.cluster).await?;
         Ok(())
     }
 
@@ -206,19 +206,11 @@ impl<M: DeviceMaker, H: Host> GlobalOverlay<M, H> {
     async fn move_address(&self, live: &Live, plan: &Plan) -> Result<(), HostError> {
         let (interface, old) = (&live.interface, live.plan.address);
         self.host.remove_address(interface, old).await?;
-        let mut moved = self.host.add_address(interface, plan.address).await;
-        if moved.is_ok() {
-            moved = self.host.add_route(interface, plan.cluster).await;
-        }
-        if moved.is_err() {
-            let undone = async {
-                self.host.remove_address(interface, plan.address).await?;
-                self.host.add_address(interface, old).await?;
-                self.host.add_route(interface, live.plan.cluster).await
-            };
-            if let Err(error) = undone.await {
-                tracing::error!(%error, "the former address could not be given back");
-            }
+        let moved = self.host.add_address(interface, plan.address).await;
+        if moved.is_err()
+            && let Err(error) = self.host.add_address(interface, old).await
+        {
+            tracing::error!(%error, "the former address could not be given back");
         }
         moved
     }
