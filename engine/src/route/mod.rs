@@ -30,8 +30,10 @@
 //! Cost of a lookup: two dependent reads a level (node, child), one at the end (bucket or value), but few levels. With
 //! 100,000 random prefixes there are three levels; the upper two (some 100 KiB) stay in a core's second cache, so what
 //! misses it is the last child, the bucket or value, and for IPv4 the last node. With tens of prefixes everything is in
-//! the first cache and what costs is counting bits and one or two wrong guesses of a branch. Measured on a Zen 4 server
-//! core at 2.6 GHz, generic x86-64 build, nanoseconds a lookup, overlapping as in a batch (`benches/benches/route.rs`):
+//! the first cache and what costs is counting bits and one or two wrong guesses of a branch.
+//!
+//! Measured on a shared Zen 4 server core at 2.6 GHz, generic x86-64 build, nanoseconds a lookup, overlapping as in a
+//! batch, the best of forty passes over 2^18 destinations (the tables of `benches/benches/route.rs`):
 //!
 //! ```text
 //! prefixes           1     10    100  1,000  10,000  100,000
@@ -40,7 +42,7 @@
 //! IPv6 random        8     14     19     29      32       57     /16 to /128
 //! IPv6 hosts         8     25     25     35      37       60     consecutive /128
 //! ```
-//! The last column depends on who else uses the third cache: with a busy neighbour it rises by a third.
+//! The last column depends on who else uses the third cache: with busy neighbours it doubles.
 //!
 //! Cost of a change: 0.1 to 0.3 µs, the copying below included. Memory from some 1,000 prefixes on: 9 to 20 bytes each
 //! for IPv4 and 20 to 41 for IPv6. An empty table has 80 bytes on the heap and 2.5 KiB inline.

@@ -2,7 +2,7 @@
 //!
 //! Invariants, checked by `tests::sound`:
 //! - Node 0 is the root, at position 0. Every other node has at least two things (ends or children), and more than
-//!   [`FOLD_MAX`] prefixes at or below it.
+//!   [`FOLD_MAX`](super::node::FOLD_MAX) prefixes at or below it.
 //! - A child of slot *s* of a node at position *p* has only prefixes that begin with the node's *p* bits and *s*; a
 //!   child node has a position of at least `p + STRIDE`.
 //! - A bucket is sorted by length, longest first, and no prefix is in the trie twice.
