@@ -53,22 +53,26 @@ pub struct TunQueue {
 }
 
 impl TunQueue {
-    /// Creates the interface `name`.
+    /// Creates the interface `name` with `queues` queues, one per worker.
     ///
     /// # Errors
     /// [`DeviceError`] saying what is missing.
-    pub fn create(name: &str, mtu: u16, offloads: Arc<Offloads>) -> Result<Self, DeviceError> {
-        let system = |action| move |source| DeviceError::System { action, source };
+    pub fn create(name: &str, mtu: u16, queues: usize, offloads: &Arc<Offloads>) -> Result<Vec<Self>, DeviceError> {
         if nix::net::if_::if_nametoindex(name).is_ok() {
             return Err(DeviceError::Exists(name.to_owned()));
         }
+        (0..queues).map(|_| Self::open(name, mtu, queues > 1, Arc::clone(offloads))).collect()
+    }
+
+    fn open(name: &str, mtu: u16, multi_queue: bool, offloads: Arc<Offloads>) -> Result<Self, DeviceError> {
+        let system = |action| move |source| DeviceError::System { action, source };
         let file = OpenOptions::new()
             .read(true)
             .write(true)
             .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
             .open("/dev/net/tun")
             .map_err(DeviceError::NoTun)?;
-        sys::attach_tun(file.as_fd(), name, false).map_err(|source| match source.raw_os_error() {
+        sys::attach_tun(file.as_fd(), name, multi_queue).map_err(|source| match source.raw_os_error() {
             Some(libc::EPERM) => DeviceError::Denied { action: "creating the interface" },
             Some(libc::EBUSY) => DeviceError::Exists(name.to_owned()),
             _ => DeviceError::System { action: "creating the interface", source },
