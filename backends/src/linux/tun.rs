@@ -10,6 +10,7 @@ use ginnel_engine::frame::TunBatch;
 use ginnel_engine::port::{
     Gso, OffReason, Offload, OffloadState, Offloads, PartialChecksum, Stall, Transport, Tun, TunRefusal, UnitMeta,
 };
+use socket2::{Domain, Socket, Type};
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, IoSliceMut, Read as _, Write as _};
 use std::net::UdpSocket;
@@ -79,7 +80,8 @@ impl TunQueue {
         })?;
         let header = libc::c_int::try_from(HEADER_BYTES).unwrap_or(0);
         sys::set_vnet_header_bytes(file.as_fd(), header).map_err(system("sizing the header of the interface"))?;
-        let control = UdpSocket::bind("127.0.0.1:0").map_err(system("opening a control socket"))?;
+        // Never bound: the loopback link of a fresh namespace is down and has no address to bind to.
+        let control = Socket::new(Domain::IPV4, Type::DGRAM, None).map_err(system("opening a control socket"))?.into();
         let index =
             nix::net::if_::if_nametoindex(name).map_err(|errno| system("finding the interface")(errno.into()))?;
         let mut queue = Self { file, control, name: name.to_owned(), index, mtu, offloads, refusals: [0; 2] };
