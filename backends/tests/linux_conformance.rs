@@ -108,7 +108,7 @@ impl LinkLab for Loopback {
     type Link = UdpLink;
 
     fn bind(&mut self, offloads: Arc<Offloads>) -> UdpLink {
-        UdpLink::bind(0, 0, offloads).unwrap()
+        UdpLink::bind_group(0, 0, 1, &offloads).unwrap().remove(0)
     }
 
     fn address(&self, link: &UdpLink, family: Family, which: usize) -> SocketAddr {
@@ -158,7 +158,7 @@ impl TunLab for Stack {
         self.made += 1;
         self.sinks.clear();
         self.stream = Arc::default();
-        let tun = TunQueue::create(&format!("conform{}", self.made), mtu, offloads).unwrap();
+        let tun = TunQueue::create(&format!("conform{}", self.made), mtu, 1, &offloads).unwrap().remove(0);
         self.netlink.set_up(tun.index(), true);
         self.netlink.add_address(tun.index(), near(Family::V4), 24);
         self.netlink.add_address(tun.index(), near(Family::V6), 64);

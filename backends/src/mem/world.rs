@@ -19,6 +19,7 @@ use ginnel_engine::peer::noise::Noise;
 use ginnel_engine::port::{Offloads, UnitMeta};
 use ginnel_engine::stats::WorkerStats;
 use ginnel_engine::tick::Tick;
+use ginnel_engine::worker::handoff::Mail;
 use ginnel_engine::worker::{Turn, Wiring, Worker};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -195,6 +196,7 @@ impl<N: Noise> Host<N> {
             seed: options.seed,
             commands: commands_rx,
             events: events_tx,
+            mail: Mail::new(1),
             stats: Arc::clone(&stats),
         };
         let mut host = Self {
