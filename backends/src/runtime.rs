@@ -106,6 +106,11 @@ fn run(
     clock: Clock,
 ) {
     while !stop.load(Ordering::Acquire) {
+        if let Ok(NewLink { link, done }) = links.try_recv() {
+            *worker.ports_mut().1 = link;
+            // Whoever asked may have stopped waiting.
+            let _ = done.try_send(());
+        }
         let now = clock.tick();
         let turn = worker.turn(now);
         worker.wake_others(|other| {
@@ -116,12 +121,6 @@ fn run(
         match turn {
             Turn::Busy => {}
             Turn::Idle(deadline) => {
-                if let Ok(NewLink { link, done }) = links.try_recv() {
-                    *worker.ports_mut().1 = link;
-                    // Whoever asked may have stopped waiting.
-                    let _ = done.try_send(());
-                    continue;
-                }
                 let (tun, link) = worker.ports();
                 waker.wait([tun.as_fd(), link.as_fd()], now, deadline, || worker.has_mail());
             }
