@@ -6,7 +6,7 @@ use crate::linux::tun::TunQueue;
 use crate::linux::udp::UdpLink;
 use crate::linux::wait::Waker;
 use ginnel_engine::command::Command;
-use ginnel_engine::peer::boringtun::Boringtun;
+use ginnel_engine::peer::noise::Noise;
 use ginnel_engine::worker::{Turn, Wiring, Worker};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
@@ -35,13 +35,16 @@ impl WorkerThread {
     ///
     /// # Errors
     /// Where the system has no thread left.
-    pub fn start(
+    pub fn start<N: Noise + Send + 'static>(
         (tun, link): (TunQueue, UdpLink),
         clock: Clock,
         wakers: &[Waker],
         core: Option<usize>,
         wire: impl FnOnce(Receiver<Command>) -> Wiring,
-    ) -> Result<Self, DeviceError> {
+    ) -> Result<Self, DeviceError>
+    where
+        N::Identity: Send,
+    {
         let (commands, commands_rx) = sync_channel(ginnel_engine::limits::COMMANDS_QUEUED_MAX);
         let (links, links_rx) = sync_channel(1);
         let wiring = wire(commands_rx);
@@ -54,7 +57,7 @@ impl WorkerThread {
                 if let Some(core) = core {
                     pin(core);
                 }
-                run(Worker::new(tun, link, wiring), &links_rx, &waker, &wakers, &stop, clock);
+                run(Worker::<N, _, _>::new(tun, link, wiring), &links_rx, &waker, &wakers, &stop, clock);
             }
         };
         let thread = std::thread::Builder::new()
@@ -97,8 +100,8 @@ impl Drop for WorkerThread {
     }
 }
 
-fn run(
-    mut worker: Worker<Boringtun, TunQueue, UdpLink>,
+fn run<N: Noise>(
+    mut worker: Worker<N, TunQueue, UdpLink>,
     links: &Receiver<NewLink>,
     waker: &Waker,
     wakers: &[Waker],

@@ -16,6 +16,8 @@ use ginnel_engine::drops::DropReason;
 use ginnel_engine::event::Event;
 use ginnel_engine::key::{PresharedKey, PrivateKey, PublicKey};
 use ginnel_engine::limits::{EVENTS_QUEUED_MAX, WORKERS_MAX};
+use ginnel_engine::peer::boringtun::Boringtun;
+use ginnel_engine::peer::noise::Noise;
 use ginnel_engine::port::{OffReason, Offload, OffloadState, Offloads};
 use ginnel_engine::stats::WorkerStats;
 use ginnel_engine::worker::Wiring;
@@ -176,6 +178,17 @@ impl Device {
     /// # Errors
     /// [`DeviceError`] saying what is missing; nothing is left behind then.
     pub fn open(options: &DeviceOptions) -> Result<Self, DeviceError> {
+        Self::open_with::<Boringtun>(options)
+    }
+
+    /// As [`Self::open`], with another handshake and cipher.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_with<N: Noise + Send + 'static>(options: &DeviceOptions) -> Result<Self, DeviceError>
+    where
+        N::Identity: Send,
+    {
         check_name(&options.name)?;
         let offloads = Arc::new(Offloads::default());
         for &offload in &options.offloads_off {
@@ -215,7 +228,7 @@ impl Device {
                 stats: Arc::clone(stats),
             };
             let core = options.pinned.then(|| cores[worker as usize % cores.len()]);
-            device.workers.push(WorkerThread::start(ports, clock, &wakers, core, wire)?);
+            device.workers.push(WorkerThread::start::<N>(ports, clock, &wakers, core, wire)?);
         }
         Ok(device)
     }

@@ -193,7 +193,8 @@ impl Receiver {
             ecn: Ecn::NOT_ECT,
             truncated: header.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0,
         };
-        let filled = (header.msg_controllen as usize).min(CONTROL_BYTES);
+        let filled: usize = header.msg_controllen as _;
+        let filled = filled.min(CONTROL_BYTES);
         for_each_control(&self.controls[index].0[..filled], |level, kind, data| match (level, kind) {
             (libc::SOL_UDP, UDP_GRO) => {
                 if let Some(bytes) = data.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes)) {
