@@ -209,6 +209,7 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
         };
         let owner = self.peers.owner(id);
         if owner == self.wiring.worker {
+            self.prepare(id);
             self.handle_handshake(id, received, message, Message::Initiation);
         } else {
             let received = Received { len: message.len(), ..*received };

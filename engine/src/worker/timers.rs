@@ -91,7 +91,12 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
         peer.pulsed = now;
         let due =
             peer.keepalive.is_some_and(|every| now.since(peer.traversed) >= every || peer.traversed == Tick::default());
-        let (Some(sessions), Some(endpoint)) = (&mut peer.sessions, peer.endpoint) else { return Pulse::Dormant };
+        let Some(endpoint) = peer.endpoint else { return Pulse::Dormant };
+        if due && peer.sessions.is_none() {
+            self.prepare(id);
+        }
+        let Some(peer) = self.peers.peer_mut(id) else { return Pulse::Dormant };
+        let Some(sessions) = &mut peer.sessions else { return Pulse::Dormant };
         let mut departure = Departure {
             outbox: &mut self.outbox,
             link: &mut self.link,
@@ -133,12 +138,15 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
     fn plan(&mut self, id: PeerRef, pulse: Pulse) {
         let now = self.now;
         let Some(peer) = self.peers.peer_mut(id) else { return };
-        let quiet = now.since(peer.traversed) >= QUIET_AFTER && peer.sessions.as_ref().is_some_and(|s| s.noise.ready());
-        let pulsing = (pulse == Pulse::Alive).then(|| now + if quiet { QUIET_PULSE } else { N::PULSE });
-        let keepalive = peer
-            .keepalive
-            .filter(|_| peer.endpoint.is_some() && peer.sessions.is_some())
-            .map(|every| (peer.traversed + every).max(now + N::PULSE));
+        let pulsing = match pulse {
+            Pulse::Asking => Some(N::PULSE),
+            Pulse::Keyed if now.since(peer.traversed) < QUIET_AFTER => Some(N::PULSE),
+            Pulse::Keyed => Some(QUIET_PULSE),
+            Pulse::Abandoned | Pulse::Dormant => None,
+        };
+        let pulsing = pulsing.map(|after| now + after);
+        let keepalive = peer.keepalive.filter(|_| peer.endpoint.is_some() && self.identity.is_some());
+        let keepalive = keepalive.map(|every| (peer.traversed + every).max(now + N::PULSE));
         if let Some(at) = [pulsing, keepalive].into_iter().flatten().min() {
             self.timers.no_later(peer, at);
         }
