@@ -26,8 +26,8 @@ pub struct Peer<N> {
     pub preshared: Option<PresharedKey>,
     /// Its sessions; `None` while the device has no identity.
     pub sessions: Option<Sessions<N>>,
-    /// Sessions made with the keys before the last change of the preshared key. They serve until the new ones are ready,
-    /// and no longer than a session may live.
+    /// Sessions made with the keys before the last change of the preshared key, and until when they serve: no longer than a
+    /// session may live, and to receive a moment longer than it takes the new ones to be ready.
     pub retired: Option<(Sessions<N>, Tick)>,
     /// Where its datagrams go.
     pub endpoint: Option<Endpoint>,

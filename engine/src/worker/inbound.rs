@@ -73,10 +73,11 @@ impl<N: Noise, T: Tun, L: Link> Worker<N, T, L> {
             return self.drop_packets(DropReason::InboundUnknownIndex, count);
         };
         self.touch(id);
+        let now = self.now;
         let Some(peer) = self.peers.peer_mut(id) else { return };
-        let sessions = match (&mut peer.sessions, &mut peer.retired) {
-            (Some(sessions), _) if sessions.base == base => sessions,
-            (_, Some((retired, _))) if retired.base == base => retired,
+        let (sessions, retired) = match (&mut peer.sessions, &mut peer.retired) {
+            (Some(sessions), _) if sessions.base == base => (sessions, false),
+            (_, Some((retired, until))) if retired.base == base && *until > now => (retired, true),
             _ => return self.wiring.stats.drops.add(DropReason::InboundUnknownIndex, count),
         };
         let (_, train) = self.inbox.train(index);
@@ -98,10 +99,11 @@ impl<N: Noise, T: Tun, L: Link> Worker<N, T, L> {
         if authentic.datagrams == 0 {
             return;
         }
-        peer.traversed = self.now;
+        peer.traversed = now;
         bump(&peer.stats.rx_bytes, authentic.bytes);
         bump(&peer.stats.rx_packets, packets);
-        let news = sessions.confirm(receiver);
+        // A session that was retired before its first packet came completes nothing: the new keys are still waited for.
+        let news = sessions.confirm(receiver) && !retired;
         self.heard_from(id, received);
         if news {
             self.confirm(id);
