@@ -99,6 +99,12 @@ impl<N: Noise> World<N> {
         host
     }
 
+    /// A host, to look at.
+    #[must_use]
+    pub fn peek(&self, id: HostId) -> &Host<N> {
+        &self.hosts[id.0]
+    }
+
     /// The numbers of all hosts.
     pub fn ids(&self) -> impl Iterator<Item = HostId> + use<N> {
         (0..self.hosts.len()).map(HostId)
