@@ -27,8 +27,8 @@ pub struct Peer<N> {
     /// Its sessions; `None` before they are first needed, and while the device has no identity. Boxed, because they are
     /// 10 KiB and most peers of a large overlay are silent.
     pub sessions: Option<Box<Sessions<N>>>,
-    /// Sessions made with the keys before the last change of the preshared key. They serve until the new ones are ready,
-    /// and no longer than a session may live.
+    /// Sessions made with the keys before the last change of the preshared key, and until when they serve: no longer than a
+    /// session may live, and to receive a moment longer than it takes the new ones to be ready.
     pub retired: Option<(Box<Sessions<N>>, Tick)>,
     /// Where its datagrams go.
     pub endpoint: Option<Endpoint>,

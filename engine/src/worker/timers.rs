@@ -25,6 +25,10 @@ const QUIET_AFTER: Duration = Duration::from_secs(30);
 /// Pulse of a quiet peer: how late it may forget its keys.
 const QUIET_PULSE: Duration = Duration::from_secs(5);
 
+/// How long retired sessions go on receiving once there are new ones: what the peer sent before it heard of those is still
+/// under way. A peer that has not heard of them after this time asks again (paper, section 6.1, `REKEY_TIMEOUT`).
+const RETIRED_GRACE: Duration = Duration::from_secs(5);
+
 /// Timer runs per turn: the rest waits for the next turn, so that packets are not kept waiting.
 const RUNS_PER_TURN: usize = 64;
 
@@ -118,8 +122,7 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
             peer.traversed = now;
             bump(&peer.stats.tx_bytes, sent.bytes);
         }
-        let ready = sessions.noise.ready();
-        if peer.retired.as_ref().is_some_and(|(_, until)| ready || *until <= now) {
+        if peer.retired.as_ref().is_some_and(|(_, until)| *until <= now) {
             self.peers.drop_retired(id);
         }
         if pulse == Pulse::Abandoned {
@@ -158,7 +161,9 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
         let Some(peer) = self.peers.peer_mut(id) else { return };
         peer.stats.handshake_tick.store(now.0.saturating_add(1), Ordering::Relaxed);
         let key = peer.key;
-        self.peers.drop_retired(id);
+        if let Some((_, until)) = &mut peer.retired {
+            *until = (*until).min(now + RETIRED_GRACE);
+        }
         self.tell(Event::HandshakeCompleted { peer: key });
     }
 }
