@@ -82,7 +82,16 @@ impl Wire {
 /// Where it cannot be opened.
 #[must_use]
 pub fn open(end: &End) -> UdpSocket {
-    let bind = || UdpSocket::bind(SocketAddr::new(end.ip, 0));
+    open_at(end, 0)
+}
+
+/// As [`open`], on this port.
+///
+/// # Panics
+/// Where it cannot be opened.
+#[must_use]
+pub fn open_at(end: &End, port: u16) -> UdpSocket {
+    let bind = || UdpSocket::bind(SocketAddr::new(end.ip, port));
     let socket = end.netns.run_in(bind).expect("the namespace can be entered").expect("the address is there");
     socket.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
     let tells = match end.ip {

@@ -4,7 +4,7 @@ use crate::party::{Party, PartyOptions};
 use crate::wait::PATIENCE;
 use ginnel_control::lab::process::Keeper;
 use ginnel_control::lab::traffic::{self, Amount, End, TcpPlan};
-use ginnel_control::lab::{Lab, LabOptions};
+use ginnel_control::lab::{Lab, LabOptions, Node};
 
 /// One party for each node. Dropping it ends and removes everything.
 pub struct Field {
@@ -29,7 +29,22 @@ impl Field {
     /// Where it cannot be built.
     #[must_use]
     pub fn with_mtu(mtu: u32, options: &[PartyOptions]) -> Self {
-        let lab = Lab::build(LabOptions { nodes: options.len(), mtu }).expect("a laboratory");
+        Self::build(LabOptions { nodes: options.len(), mtu }, options)
+    }
+
+    /// A field with one more node than parties, the last, for a bystander.
+    ///
+    /// # Panics
+    /// Where it cannot be built.
+    #[must_use]
+    pub fn with_bystander(options: &[PartyOptions]) -> (Self, Node) {
+        let field = Self::build(LabOptions { nodes: options.len() + 1, mtu: 1_500 }, options);
+        let bystander = field.lab.nodes()[options.len()].clone();
+        (field, bystander)
+    }
+
+    fn build(lab: LabOptions, options: &[PartyOptions]) -> Self {
+        let lab = Lab::build(lab).expect("a laboratory");
         let keeper = Keeper::default();
         let start = |(options, node)| Party::start(options, node, &keeper);
         let parties = options.iter().zip(lab.nodes()).map(start).collect();

@@ -8,19 +8,21 @@
 //! control   the client's side of a control socket
 //! field     parties on a laboratory, and what else belongs to it
 //! datagram  single datagrams, their content and marks
+//! flow      traffic that goes on while something is changed
 //! relay     a middlebox that forwards datagrams and notes what they look like
 //! routing   rules and gateways, which the product has no need of
 //! wait      waiting for conditions, never for time
 //! ```
 //!
 //! Addresses are the same everywhere: party number *n* has `192.0.2.n` and `2001:db8::n` outside, `10.77.0.n` and
-//! `fd77::n` inside the tunnel.
+//! `fd00:4d::n` inside the tunnel.
 
 #![forbid(unsafe_code)]
 
 pub mod control;
 pub mod datagram;
 pub mod field;
+pub mod flow;
 pub mod ground;
 pub mod make;
 pub mod party;

@@ -9,17 +9,15 @@ use ginnel_control::lab::process::{Keeper, Process, Scratch};
 use ginnel_control::lab::traffic::End;
 use ginnel_control::lab::{Node, UNDERLAY_LINK};
 use ginnel_control::uapi::{self, UapiServer};
+use ginnel_engine::drops::DropReason;
 use ginnel_engine::key::{PrivateKey, PublicKey};
-use ginnel_engine::port::Offload;
+use ginnel_engine::port::{Offload, OffloadState};
 use ipnet::IpNet;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
-
-/// The port every party listens on at first.
-pub const PORT: u16 = 51_820;
 
 /// How to set a party up.
 #[derive(Clone, Debug)]
@@ -28,6 +26,10 @@ pub struct PartyOptions {
     pub make: Make,
     /// MTU of the interface.
     pub mtu: u16,
+    /// UDP port.
+    pub port: u16,
+    /// Which network is inside: the second part of its IPv4 addresses.
+    pub network: u8,
     /// Offloads not to be used; of [`Make::Ginnel`] only.
     pub offloads_off: Vec<Offload>,
     /// Further arguments; of programs only.
@@ -38,7 +40,7 @@ pub struct PartyOptions {
 
 impl From<Make> for PartyOptions {
     fn from(make: Make) -> Self {
-        Self { make, mtu: 1_420, offloads_off: Vec::new(), arguments: &[], key: None }
+        Self { make, mtu: 1_420, port: 51_820, network: 77, offloads_off: Vec::new(), arguments: &[], key: None }
     }
 }
 
@@ -55,6 +57,7 @@ pub struct Party {
     /// How to talk to it.
     pub control: Control,
     number: u8,
+    network: u8,
     port: u16,
     body: Body,
 }
@@ -83,7 +86,7 @@ impl Party {
     #[must_use]
     pub fn start(options: &PartyOptions, node: &Node, keeper: &Keeper) -> Self {
         let number = node.underlay_v4.octets()[3];
-        let interface = format!("wg{number}");
+        let interface = format!("wg{}-{number}", options.network);
         let control = Control::of(&interface);
         let body = match options.make.command(&interface) {
             None => start_ours(options, node, &interface),
@@ -100,10 +103,11 @@ impl Party {
             }
         };
         let key = options.key.clone().unwrap_or_else(new_key);
+        let (network, port) = (options.network, options.port);
         let inside = node.netns.clone();
-        let party = Self { interface, key, node: node.clone(), inside, control, number, port: PORT, body };
+        let party = Self { interface, key, node: node.clone(), inside, control, number, network, port, body };
         party.bring_up(options.mtu);
-        party.control.set(&format!("private_key={}\nlisten_port={PORT}", party.key.to_hex()));
+        party.control.set(&format!("private_key={}\nlisten_port={port}", party.key.to_hex()));
         party
     }
 
@@ -199,6 +203,23 @@ impl Party {
         self.control.set(&format!("listen_port={port}"));
     }
 
+    /// Packets dropped for this reason; of [`Make::Ginnel`] only.
+    #[must_use]
+    pub fn drops(&self, reason: DropReason) -> u64 {
+        self.state().drops.iter().find(|(found, _)| *found == reason).map_or(0, |(_, packets)| *packets)
+    }
+
+    /// State and fallbacks of an offload; of [`Make::Ginnel`] only.
+    ///
+    /// # Panics
+    /// Where the device does not tell.
+    #[must_use]
+    pub fn offload(&self, offload: Offload) -> (OffloadState, u64) {
+        let offloads = self.state().offloads;
+        let (_, state, fallbacks) = offloads.into_iter().find(|(found, ..)| *found == offload).expect("all are told");
+        (state, fallbacks)
+    }
+
     /// Changes the MTU of the interface.
     ///
     /// # Panics
@@ -276,8 +297,8 @@ impl Party {
     }
 
     fn addresses(&self) -> [IpNet; 2] {
-        let v4 = Ipv4Addr::new(10, 77, 0, self.number);
-        let v6 = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, self.number.into());
+        let v4 = Ipv4Addr::new(10, self.network, 0, self.number);
+        let v6 = Ipv6Addr::new(0xfd00, self.network.into(), 0, 0, 0, 0, 0, self.number.into());
         [IpNet::new_assert(v4.into(), 24), IpNet::new_assert(v6.into(), 64)]
     }
 

@@ -1,5 +1,6 @@
 //! Waiting for conditions. Deadlines are so generous that only what never comes misses them, however busy the machine.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,5 +27,14 @@ pub fn until_within(time_max: Duration, what: &str, mut condition: impl FnMut() 
     while !condition() {
         assert!(start.elapsed() < time_max, "not within {} s: {what}", time_max.as_secs());
         thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Tells threads to stop when it is dropped, so also when a test fails.
+pub struct StopOnDrop<'a>(pub &'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }

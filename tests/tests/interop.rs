@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!     node 1: ours                     node 2: of any make
-//!     wg1 10.77.0.1 fd77::1            wg2 10.77.0.2 fd77::2
+//!     wg77-1 10.77.0.1 fd00:4d::1      wg77-2 10.77.0.2 fd00:4d::2
 //!     under0 192.0.2.1 2001:db8::1 ═══ under0 192.0.2.2 2001:db8::2
 //! ```
 
@@ -124,7 +124,7 @@ fn a_preshared_key_is_used_and_a_wrong_one_lets_nothing_through(make: Make) {
             theirs.set_peer(&entry(theirs, ours, [1; 32]));
             ours.set_peer(&entry(ours, theirs, [2; 32]));
             if we_begin {
-                until("their answer is refused", || drops(ours, DropReason::InboundUnauthentic) >= 2);
+                until("their answer is refused", || ours.drops(DropReason::InboundUnauthentic) >= 2);
             } else {
                 // A second attempt shows that our answer to the first was refused.
                 until("they try twice", || ours.peer(theirs.key.public()).rx_bytes >= 2 * INITIATION_BYTES);
@@ -217,8 +217,4 @@ fn a_restarted_peer_is_found_again(make: Make) {
         theirs.set_peer(&ours.entry());
         wait_connected(ours, &theirs);
     });
-}
-
-fn drops(party: &Party, reason: DropReason) -> u64 {
-    party.state().drops.iter().find(|(found, _)| *found == reason).map_or(0, |(_, packets)| *packets)
 }
