@@ -30,7 +30,7 @@ pub struct Flow {
 pub fn under_traffic(near: &Party, far: &Party, v6: bool, work: impl FnOnce(&Flow)) {
     let ends = [near.inner(v6), far.inner(v6)];
     let flow = Flow {
-        block: (0..2 * PERIOD).map(|place| (place % PERIOD * 0x9e37 >> 7) as u8).collect(),
+        block: (0..2 * PERIOD).map(|place| ((place % PERIOD * 0x9e37) >> 7) as u8).collect(),
         stop: AtomicBool::new(false),
         arrived: [const { AtomicU64::new(0) }; 2],
     };

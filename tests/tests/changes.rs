@@ -230,8 +230,8 @@ const RECEIVER_PORT: u16 = 7_007;
 /// Moves the address until told to stop. Returns how often.
 fn move_to_and_fro(a: &Party, peers: [&Party; 2], stop: &AtomicBool) -> u64 {
     let mut moves = 0_u64;
-    while !stop.load(Ordering::Relaxed) || moves % 2 == 0 {
-        let [to, from] = if moves % 2 == 0 { peers } else { [peers[1], peers[0]] };
+    while !stop.load(Ordering::Relaxed) || moves.is_multiple_of(2) {
+        let [to, from] = if moves.is_multiple_of(2) { peers } else { [peers[1], peers[0]] };
         let mut lines = String::new();
         if moves % 4 < 2 {
             // In so many words: taken from one, given to the other.
