@@ -1,8 +1,8 @@
 //! The allowed-IPs table: lookups, inserts and removals at 10, 1,000 and 100,000 prefixes of either family.
 //!
 //! What the numbers mean, all per operation on one core:
-//! - `lookup/random`: prefixes of random bits and length, destinations inside random ones of them, so nearly every lookup
-//!   takes another way down: nothing but the upper levels stays in the near caches. Lookups overlap as far as the core
+//! - `lookup/random`: prefixes of random bits and length, destinations inside random ones of them, so nearly every
+//!   lookup takes another way down and only the upper levels stay in the near caches. Lookups overlap as far as the core
 //!   lets them, as they do for the packets of a batch.
 //! - `lookup/chained`: the same, but each lookup needs the answer of the one before: the full latency.
 //! - `lookup/overlay`: host routes of consecutive addresses, as a real overlay has; destinations among them.

@@ -1,1 +1,18 @@
-//! (to be written)
+//! The channel between the daemon and whoever gives it orders: length-prefixed JSON over a Unix socket.
+//!
+//! ```text
+//! client ──► frame (u32 LE + JSON) ──► wire (types) ──► server ──► a Handler (the node)
+//! ```
+//!
+//! [`frame`] knows bytes, [`wire`] words, [`socket`] the file, [`server`] connections, [`client`] the other end. What a
+//! request does is not known here.
+
+pub mod client;
+pub mod frame;
+pub mod server;
+pub mod socket;
+pub mod stop;
+pub mod wire;
+
+#[cfg(test)]
+pub(crate) mod temp_dir;

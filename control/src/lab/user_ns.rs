@@ -69,21 +69,34 @@ pub enum UserNsError {
     TunDenied(io::Error),
 }
 
+/// How the rights were got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rights {
+    /// The process is root outside, too.
+    Root,
+    /// The process is root only in a user namespace of its own.
+    UserNamespace,
+}
+
 /// Enters the namespaces. To be called before any other thread is started.
 ///
 /// # Errors
 /// [`UserNsError`]; the process may have entered some of the namespaces then and should end.
-pub fn enter() -> Result<(), UserNsError> {
+pub fn enter() -> Result<Rights, UserNsError> {
     let own = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS;
     // Root in a container may lack CAP_SYS_ADMIN; then the way of everybody else is left.
-    if !geteuid().is_root() || unshare(own).is_err() {
+    let rights = if geteuid().is_root() && unshare(own).is_ok() {
+        Rights::Root
+    } else {
         enter_user_ns(own)?;
-    }
+        Rights::UserNamespace
+    };
     own_var_run()?;
     Netns::current().and_then(|netns| netns.bring_lo_up()).map_err(|error| match error {
         HostError::Denied { .. } => refusal("configuring the loopback link", Errno::EPERM, &Switches::read()),
         other => UserNsError::System { what: "configuring the loopback link", source: io::Error::other(other) },
-    })
+    })?;
+    Ok(rights)
 }
 
 /// Whether TUN interfaces can be made.

@@ -3,6 +3,8 @@
 pub mod coalesce;
 mod merge;
 pub mod segment;
+#[cfg(test)]
+mod twin;
 
 /// Single packets in a row, each contiguous and padded, valid until the next one is asked for.
 pub trait Plaintexts {

@@ -76,6 +76,7 @@ pub struct PeerTable<N> {
     by_key: HashMap<PublicKey, PeerRef>,
     random: u64,
     worker: u32,
+    workers: u32,
     worker_mask: u32,
 }
 
@@ -90,6 +91,7 @@ impl<N: Noise> PeerTable<N> {
             by_key: HashMap::new(),
             random: seed,
             worker,
+            workers: workers.max(1),
             worker_mask: workers.next_power_of_two() - 1,
         }
     }
@@ -111,14 +113,31 @@ impl<N: Noise> PeerTable<N> {
         self.by_key.get(key).copied()
     }
 
-    /// Adds a peer without sessions.
+    /// Notes that this key belongs to peer `id`, whoever owns it.
+    pub fn note(&mut self, id: PeerRef, key: PublicKey) {
+        self.by_key.insert(key, id);
+    }
+
+    /// The worker that owns peer `id`.
+    #[must_use]
+    pub fn owner(&self, id: PeerRef) -> u32 {
+        id.0 % self.workers
+    }
+
+    /// The worker whose peers use session bases like `base`; no such worker may exist.
+    #[must_use]
+    pub fn base_owner(&self, base: SessionBase) -> u32 {
+        base.0 & self.worker_mask
+    }
+
+    /// Adds a peer of this worker, without sessions.
     pub fn add(&mut self, id: PeerRef, key: PublicKey, stats: Arc<PeerStats>) {
-        self.remove(id);
+        self.remove(id, &key);
         let Ok(at) = usize::try_from(id.0) else { return };
         if at >= self.slots.len() {
             self.slots.resize_with(at + 1, || None);
         }
-        self.by_key.insert(key, id);
+        self.note(id, key);
         self.slots[at] = Some(Peer {
             id,
             key,
@@ -136,11 +155,13 @@ impl<N: Noise> PeerTable<N> {
     }
 
     /// Removes a peer and its sessions.
-    pub fn remove(&mut self, id: PeerRef) {
+    pub fn remove(&mut self, id: PeerRef, key: &PublicKey) {
+        if self.by_key.get(key) == Some(&id) {
+            self.by_key.remove(key);
+        }
         let Some(peer) = usize::try_from(id.0).ok().and_then(|at| self.slots.get_mut(at)).and_then(Option::take) else {
             return;
         };
-        self.by_key.remove(&peer.key);
         for sessions in peer.sessions.iter().chain(peer.retired.iter().map(|(sessions, _)| sessions)) {
             self.by_base.remove(&sessions.base);
         }

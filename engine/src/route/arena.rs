@@ -2,8 +2,8 @@
 //!
 //! A block is known by its first index and its length, both kept by the caller; its room follows from the length
 //! ([`room`]). A block that outgrows its room moves, and what it leaves is kept for the next block of that room. Rooms
-//! are never split or joined, so left-over room can pile up while a table grows; the trie watches [`Arena::idle_bytes`] and
-//! copies itself into fresh arenas when it becomes too much.
+//! are never split or joined, so left-over room can pile up while a table grows; the trie watches
+//! [`Arena::idle_bytes`] and copies itself into fresh arenas when it becomes too much.
 
 /// Rooms of a block. A third to a half apart: closer ones would move blocks more often, wider ones waste more.
 const ROOMS: [u8; 12] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64];
@@ -144,10 +144,10 @@ impl<T: Copy> Arena<T> {
         self.items.capacity() * size_of::<T>() + free * size_of::<u32>()
     }
 
-    /// Grows by a quarter where `Vec` would double: a table of many prefixes shall not hold as much unused memory again.
+    /// Grows by an eighth where `Vec` would double: a large table shall not hold as much unused memory again.
     fn reserve(&mut self, room: usize) {
         if self.items.capacity() - self.items.len() < room {
-            self.items.reserve_exact(room.max(self.items.len() / 4));
+            self.items.reserve_exact(room.max(self.items.len() / 8));
         }
     }
 }

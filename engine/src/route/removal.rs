@@ -4,23 +4,18 @@ use super::bits::{Bits, STRIDE};
 use super::node::{Child, FOLD_MAX, Leaf, Target, end_index, end_slot, rank};
 use super::trie::{ROOT, Trie};
 
-/// Nodes on the longest way down: one for each six of 128 bits, rounded up.
-const DEPTH_MAX: usize = 128_usize.div_ceil(STRIDE as usize);
-
-/// Where a prefix is kept.
+/// Where in its node a prefix is kept.
 enum Place {
-    /// Bit of the `ends` of the last node of the way.
+    /// This bit of `ends`.
     End(u32),
-    /// Position in the bucket of this slot of the last node of the way.
+    /// This position in the bucket of this slot.
     Bucket { slot: usize, child: u32, base: u32, len: usize, at: usize },
 }
 
 impl<B: Bits, V: Copy + Eq> Trie<B, V> {
     /// Takes a prefix out and returns its value. Where `holder` is given, only if that is its value.
     pub(super) fn remove(&mut self, bits: B, len: u32, holder: Option<V>) -> Option<V> {
-        let mut way = [ROOT; DEPTH_MAX];
-        let (depth, place) = self.find(bits.truncate(len), len, &mut way)?;
-        let last = way[depth];
+        let (parent, last, place) = self.find(bits.truncate(len), len)?;
         let value = match place {
             Place::End(end) => *self.values.at(self.nodes.at(last).value_index(end)?),
             Place::Bucket { base, at, .. } => self.leaves.at(base + at as u32).value,
@@ -47,24 +42,23 @@ impl<B: Bits, V: Copy + Eq> Trie<B, V> {
             }
         }
         self.len -= 1;
-        for pair in way[..=depth].windows(2).rev() {
-            if !self.fold(pair[0], pair[1]) {
-                break;
-            }
+        // Once is enough: above a node that folds there are more than FOLD_MAX prefixes still, and as many things.
+        if last != ROOT {
+            self.fold(parent, last);
         }
         self.compact_if_wasteful();
         Some(value)
     }
 
-    /// Follows a prefix down; `way` gets the nodes, the answer says how many follow the root and where the prefix is.
-    fn find(&self, bits: B, len: u32, way: &mut [u32; DEPTH_MAX]) -> Option<(usize, Place)> {
-        let mut depth = 0;
+    /// Follows a prefix down: the last node, the one above it (the root is above itself) and the place in the last.
+    fn find(&self, bits: B, len: u32) -> Option<(u32, u32, Place)> {
+        let (mut parent, mut last) = (ROOT, ROOT);
         loop {
-            let node = self.nodes.at(way[depth]);
+            let node = self.nodes.at(last);
             let slot = bits.slot(node.pos());
             if len < node.pos() + STRIDE {
                 let end = end_index(slot, len - node.pos());
-                return node.value_index(end).map(|_| (depth, Place::End(end)));
+                return node.value_index(end).map(|_| (parent, last, Place::End(end)));
             }
             let child = node.child_index(slot)?;
             match self.children.at(child).target() {
@@ -73,39 +67,36 @@ impl<B: Bits, V: Copy + Eq> Trie<B, V> {
                     if !node.covers(bits) || len < node.pos() {
                         return None;
                     }
-                    depth += 1;
-                    way[depth] = below;
+                    (parent, last) = (last, below);
                 }
                 Target::Bucket(base, n) => {
                     let marked = bits.mark(len);
                     let at = self.leaves.block(base, n).iter().position(|leaf| leaf.marked() == marked)?;
-                    return Some((depth, Place::Bucket { slot, child, base, len: n, at }));
+                    return Some((parent, last, Place::Bucket { slot, child, base, len: n, at }));
                 }
             }
         }
     }
 
-    /// Replaces node `index`, a child of node `parent`, by less where less will do. Whether the parent may now fold too.
-    fn fold(&mut self, parent: u32, index: u32) -> bool {
+    /// Replaces node `index`, a child of node `parent`, by less where that will do.
+    fn fold(&mut self, parent: u32, index: u32) {
         let node = *self.nodes.at(index);
         let things = node.ends_len() + node.slots_len();
         if things > FOLD_MAX {
-            return false;
+            return;
         }
         if let (1, Some(&child)) = (things, self.children.block(node.children, node.slots_len()).first()) {
-            self.replace(parent, index, child);
-            // Above a child node nothing changes; a bucket may join its new neighbours.
-            return matches!(child.target(), Target::Bucket(..));
+            return self.replace(parent, index, child);
         }
         let mut bucket = Vec::with_capacity(FOLD_MAX);
         for child in self.children.block(node.children, node.slots_len()) {
             match child.target() {
-                Target::Node(_) => return false,
+                Target::Node(_) => return,
                 Target::Bucket(base, len) => bucket.extend_from_slice(self.leaves.block(base, len)),
             }
         }
         if node.ends_len() + bucket.len() > FOLD_MAX {
-            return false;
+            return;
         }
         for child in self.children.block(node.children, node.slots_len()) {
             if let Target::Bucket(base, len) = child.target() {
@@ -120,7 +111,6 @@ impl<B: Bits, V: Copy + Eq> Trie<B, V> {
         bucket.sort_unstable_by_key(|leaf| std::cmp::Reverse(leaf.len()));
         let child = Child::bucket(self.leaves.place(&bucket), bucket.len());
         self.replace(parent, index, child);
-        true
     }
 
     /// Lets `parent` point to `child` where it pointed to node `index`, and gives that node back.

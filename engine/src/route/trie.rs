@@ -1,10 +1,10 @@
 //! One family's prefixes: looking up and adding. Taking away is in `removal`, tidying in `compact`.
 //!
-//! Invariants, checked by `Trie::check` in the tests:
+//! Invariants, checked by `tests::sound`:
 //! - Node 0 is the root, at position 0. Every other node has at least two things (ends or children), and more than
-//!   [`FOLD_MAX`] prefixes at or below it.
-//! - A child of slot *s* of a node at position *p* has only prefixes that begin with the node's `p` bits and *s*; a child
-//!   node has a position of at least `p + STRIDE`.
+//!   [`FOLD_MAX`](super::node::FOLD_MAX) prefixes at or below it.
+//! - A child of slot *s* of a node at position *p* has only prefixes that begin with the node's *p* bits and *s*; a
+//!   child node has a position of at least `p + STRIDE`.
 //! - A bucket is sorted by length, longest first, and no prefix is in the trie twice.
 
 use super::arena::Arena;
@@ -52,8 +52,11 @@ impl<B: Bits, V: Copy + Eq> Trie<B, V> {
                     }
                 }
                 Target::Bucket(base, len) => {
-                    // Sorted by length, and longer than anything on the way here: the first is the longest.
-                    match self.leaves.block(base, len).iter().find(|leaf| leaf.covers(addr)) {
+                    // Longest first, and longer than anything on the way here: the first that covers is the longest.
+                    // Going backwards without leaving early needs no branch the processor could guess wrong.
+                    let bucket = self.leaves.block(base, len);
+                    let first = (0..len).rev().fold(len, |first, at| if bucket[at].covers(addr) { at } else { first });
+                    match bucket.get(first) {
                         Some(leaf) => return Some(leaf.value),
                         None => break,
                     }

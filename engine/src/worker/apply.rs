@@ -1,6 +1,6 @@
 //! Commands, between two batches.
 
-use super::Worker;
+use super::Core;
 use super::departure::NOBODY;
 use super::timers::to_stranger;
 use crate::command::{Command, Operation};
@@ -20,7 +20,7 @@ const RETIRED_FOR: Duration = Duration::from_secs(180);
 /// Commands per turn: packets are not kept waiting for more.
 const COMMANDS_PER_TURN: usize = 8;
 
-impl<N: Noise, T: Tun, L: Link> Worker<N, T, L> {
+impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
     /// Applies waiting commands. True where there was one.
     pub(super) fn apply_commands(&mut self) -> bool {
         for done in 0..COMMANDS_PER_TURN {
@@ -54,13 +54,13 @@ impl<N: Noise, T: Tun, L: Link> Worker<N, T, L> {
         match operation {
             Operation::SetIdentity(key) => self.set_identity(key.as_ref()),
             Operation::AddPeer { peer, key, stats } => {
-                if !self.owns(*peer) {
-                    return;
+                if self.peers.owner(*peer) != self.wiring.worker {
+                    return self.peers.note(*peer, *key);
                 }
                 self.peers.add(*peer, *key, std::sync::Arc::clone(stats));
                 self.peers.renew(*peer, self.identity.as_ref(), None);
             }
-            Operation::RemovePeer(peer) => self.peers.remove(*peer),
+            Operation::RemovePeer(peer, key) => self.peers.remove(*peer, key),
             Operation::SetPresharedKey(id, key) => {
                 let retire_until = self.now + RETIRED_FOR;
                 let Some(peer) = self.peers.peer_mut(*id).filter(|peer| peer.preshared != *key) else { return };
@@ -109,9 +109,5 @@ impl<N: Noise, T: Tun, L: Link> Worker<N, T, L> {
         let mut departure = to_stranger(&mut self.outbox, &mut self.link, &self.wiring.stats, endpoint);
         sessions.noise.initiate(&mut departure);
         self.wake(id);
-    }
-
-    fn owns(&self, peer: PeerRef) -> bool {
-        peer.0 % self.wiring.workers.max(1) == self.wiring.worker
     }
 }

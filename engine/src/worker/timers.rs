@@ -4,7 +4,7 @@
 //! these costs nothing. The queue is a heap of (moment, peer); an entry counts only while the peer's `due` says the same,
 //! so an earlier date is set by adding an entry and never by searching one.
 
-use super::Worker;
+use super::Core;
 use super::departure::{Departure, NOBODY, Sent};
 use crate::event::Event;
 use crate::frame::Ecn;
@@ -56,7 +56,7 @@ impl Timers {
     }
 }
 
-impl<N: Noise, T: Tun, L: Link> Worker<N, T, L> {
+impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
     /// Runs what is due.
     pub(super) fn run_timers(&mut self) {
         for _ in 0..RUNS_PER_TURN {

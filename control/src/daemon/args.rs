@@ -1,0 +1,110 @@
+//! The flags of the daemon, under either of its names.
+
+use super::defaults::System;
+use clap::{CommandFactory, FromArgMatches, Parser};
+use ginnel_engine::limits::WORKERS_MAX;
+use ginnel_engine::port::Offload;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Flags of the daemon.
+#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
+pub struct DaemonArgs {
+    /// Where state is kept across restarts [default: /var/lib/ginnel]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Unix socket to listen on for orders [default: /run/ginnel/ginneld.sock]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Run under the Windows service manager; without meaning elsewhere
+    #[arg(long, hide = true)]
+    pub service: bool,
+    /// Print what identifies this build and exit
+    #[arg(long, hide = true)]
+    pub build_id: bool,
+    /// Do without a kernel offload: tun_tcp, tun_udp, link_segmentation or link_coalescing; may be repeated
+    #[arg(long, value_name = "NAME", value_parser = offload)]
+    pub offload_off: Vec<Offload>,
+    /// Packet worker threads; 0 for one per core
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = workers)]
+    pub workers: usize,
+}
+
+#[derive(Parser)]
+#[command(about = "Overlay network daemon: WireGuard for the containers of a node", long_about = None)]
+struct Program {
+    #[command(flatten)]
+    args: DaemonArgs,
+}
+
+impl DaemonArgs {
+    /// Reads the command line of a daemon process.
+    pub(super) fn parse(system: System, argv: Vec<OsString>) -> Result<Self, clap::Error> {
+        let mut command =
+            Program::command().name(system.program()).bin_name(system.program()).version(system.version());
+        if system == System::Zlayer {
+            command = command
+                .mut_arg("data_dir", |arg| {
+                    arg.help("Root data directory [default: /var/lib/zlayer, or $ZLAYER_DATA_DIR]")
+                })
+                .mut_arg("socket", |arg| arg.help("IPC socket [default: /var/run/zlayer-overlayd.sock]"));
+        }
+        let matches = command.try_get_matches_from(argv)?;
+        Program::from_arg_matches(&matches).map(|program| program.args)
+    }
+}
+
+fn offload(name: &str) -> Result<Offload, String> {
+    let known = || Offload::ALL.map(Offload::name).join(", ");
+    Offload::ALL
+        .into_iter()
+        .find(|offload| offload.name() == name)
+        .ok_or_else(|| format!("known offloads: {}", known()))
+}
+
+fn workers(text: &str) -> Result<usize, String> {
+    let workers = text.parse().map_err(|_| "a number is wanted".to_owned())?;
+    if workers <= WORKERS_MAX { Ok(workers) } else { Err(format!("a device has at most {WORKERS_MAX} workers")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<DaemonArgs, clap::Error> {
+        let argv = std::iter::once("ginneld").chain(args.iter().copied()).map(Into::into).collect();
+        DaemonArgs::parse(System::Ginnel, argv)
+    }
+
+    #[test]
+    fn flags() {
+        assert_eq!(parse(&[]).unwrap(), DaemonArgs::default());
+        let all = ["--data-dir", "/d", "--socket", "/s", "--service", "--workers", "3", "--offload-off", "tun_tcp"];
+        let args = parse(&[&all[..], &["--offload-off", "link_coalescing"]].concat()).unwrap();
+        assert_eq!((args.data_dir, args.socket), (Some("/d".into()), Some("/s".into())));
+        assert_eq!((args.service, args.workers), (true, 3));
+        assert_eq!(args.offload_off, [Offload::TunTcp, Offload::LinkCoalescing]);
+    }
+
+    #[test]
+    fn wrong_flags_are_usage_errors() {
+        for bad in [&["--offload-off", "gro"][..], &["--workers", "257"], &["--workers", "-1"], &["--what"], &["x"]] {
+            assert_eq!(parse(bad).unwrap_err().exit_code(), 2, "{bad:?}");
+        }
+        assert!(parse(&["--offload-off", "gro"]).unwrap_err().to_string().contains("link_segmentation"));
+    }
+
+    #[test]
+    fn each_name_has_its_version_and_defaults() {
+        let text = |system: System, flag: &str| {
+            let error = DaemonArgs::parse(system, vec!["x".into(), flag.into()]).unwrap_err();
+            assert_eq!(error.exit_code(), 0);
+            error.to_string()
+        };
+        assert_eq!(text(System::Ginnel, "--version").trim(), concat!("ginneld ", env!("CARGO_PKG_VERSION")));
+        assert!(text(System::Zlayer, "--version").starts_with("zlayer-overlayd 0.13.0"));
+        assert!(text(System::Ginnel, "--help").contains("/run/ginnel/ginneld.sock"));
+        let zlayer = text(System::Zlayer, "--help");
+        assert!(zlayer.contains("zlayer-overlayd.sock") && !zlayer.contains("/run/ginnel"), "{zlayer}");
+    }
+}

@@ -1,0 +1,115 @@
+//! Services and the containers attached to them, as the wire spells them.
+
+use super::{PeerSpec, Secret};
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+
+/// How a service is joined to the overlay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OverlayMode {
+    /// A bridge of its own, routed over the global overlay.
+    Auto,
+    /// The bridge all shared services of the node use.
+    Shared,
+    /// A WireGuard device of its own.
+    Dedicated,
+    /// As `auto`, fenced per isolation network.
+    Isolated,
+}
+
+/// What is attached, and how to find it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "platform", rename_all = "snake_case")]
+pub enum AttachHandle {
+    /// A process on this node; its network namespace is meant.
+    LinuxPid {
+        /// Its id.
+        pid: u32,
+    },
+    /// A Windows container. On detach, `container_id` carries the namespace GUID that the attach returned.
+    WindowsContainer {
+        /// Its id.
+        container_id: String,
+        /// The address it must have.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ip: Option<IpAddr>,
+    },
+    /// A guest that runs its own WireGuard.
+    GuestManaged {
+        /// Its id.
+        id: String,
+    },
+    /// A workload in the namespace of the host.
+    HostShared {
+        /// Its id.
+        id: String,
+    },
+}
+
+/// The fields of `attach_container`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachContainer {
+    /// What to attach.
+    pub handle: AttachHandle,
+    /// The service it belongs to.
+    pub service: String,
+    /// Give it an address of the global overlay too.
+    pub join_global: bool,
+    /// Tear the service down with its last container.
+    #[serde(default)]
+    pub ephemeral: bool,
+    /// The network it is fenced into.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isolation_network: Option<String>,
+    /// Resolver for the workload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns_server: Option<IpAddr>,
+    /// Search domain for the workload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns_domain: Option<String>,
+}
+
+/// All a guest needs to bring up its own WireGuard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestOverlayConfig {
+    /// Its address.
+    pub overlay_ip: IpAddr,
+    /// Prefix of that address.
+    pub prefix_len: u8,
+    /// Its identity, base64.
+    pub private_key: Secret,
+    /// The public half, base64.
+    pub public_key: String,
+    /// UDP port to listen on.
+    pub listen_port: u16,
+    /// Its peers; always present.
+    pub peers: Vec<PeerSpec>,
+    /// Resolver.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns_server: Option<IpAddr>,
+    /// Search domain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns_domain: Option<String>,
+}
+
+/// A service overlay that is up. The last four fields are those of a dedicated one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceOverlayInfo {
+    /// The link of the service.
+    pub name: String,
+    /// The mode it is in.
+    pub mode: OverlayMode,
+    /// Public key of the dedicated device, base64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wg_public_key: Option<String>,
+    /// Its UDP port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wg_port: Option<u16>,
+    /// Its address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlay_ip: Option<IpAddr>,
+    /// The subnet of the service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subnet: Option<String>,
+}

@@ -1,0 +1,251 @@
+//! Doubles of device and host: they keep in memory what the real ones would have in the kernel, and fail when told to.
+
+use super::{DeviceMaker, Host, OverlayDevice};
+use crate::host::HostError;
+use ginnel_backends::device::{DeviceError, DeviceOptions, DeviceState, PeerState};
+use ginnel_engine::command::{DeviceUpdate, PeerUpdate, PrivateKeyUpdate};
+use ginnel_engine::drops::DropReason;
+use ginnel_engine::key::{PrivateKey, PublicKey};
+use ginnel_engine::port::{Offload, OffloadState};
+use ipnet::IpNet;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::SystemTime;
+use tokio::sync::Semaphore;
+
+/// What the doubles hold in common, for a test to look at and to turn.
+#[derive(Clone, Default)]
+pub(crate) struct Lab(Arc<Mutex<World>>, Arc<Gate>);
+
+#[derive(Default)]
+pub(crate) struct World {
+    /// The interfaces there are.
+    pub(crate) links: BTreeMap<String, Link>,
+    /// Devices ever made.
+    pub(crate) made: usize,
+    /// Every update of any device.
+    pub(crate) updates: Vec<DeviceUpdate>,
+    /// Ports that another program has.
+    pub(crate) taken_ports: Vec<u16>,
+    /// Name of the host call to fail, and how many calls of that name to let through first.
+    pub(crate) fail: Option<(&'static str, usize)>,
+    /// Handshakes to report.
+    pub(crate) handshakes: BTreeMap<PublicKey, SystemTime>,
+    /// Peers that roamed.
+    pub(crate) roamed: BTreeMap<PublicKey, std::net::SocketAddr>,
+}
+
+/// An interface, as the kernel would show it.
+#[derive(Default)]
+pub(crate) struct Link {
+    pub(crate) addresses: Vec<IpNet>,
+    pub(crate) mtu: u16,
+    pub(crate) up: bool,
+    pub(crate) private_key: Option<PrivateKey>,
+    pub(crate) port: u16,
+    pub(crate) peers: Vec<PeerState>,
+}
+
+/// Holds `set_up` of the host until opened.
+struct Gate(Semaphore);
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self(Semaphore::new(Semaphore::MAX_PERMITS))
+    }
+}
+
+impl Lab {
+    pub(crate) fn world(&self) -> MutexGuard<'_, World> {
+        self.0.lock().unwrap()
+    }
+
+    /// Makes every bring-up wait until [`Lab::open_gate`].
+    pub(crate) fn close_gate(&self) {
+        self.1.0.forget_permits(Semaphore::MAX_PERMITS);
+    }
+
+    pub(crate) fn open_gate(&self) {
+        self.1.0.add_permits(1000);
+    }
+
+    /// Removes an interface as an administrator would.
+    pub(crate) fn delete_link(&self, name: &str) {
+        self.world().links.remove(name);
+    }
+
+    /// Whether to fail this call.
+    fn host_call(&self, call: &'static str, interface: &str) -> Result<(), HostError> {
+        let mut world = self.world();
+        if let Some((name, left)) = &mut world.fail
+            && *name == call
+        {
+            if *left == 0 {
+                world.fail = None;
+                return Err(HostError::System { what: call.into(), source: std::io::Error::other("told to fail") });
+            }
+            *left -= 1;
+        }
+        match world.links.contains_key(interface) {
+            true => Ok(()),
+            false => Err(HostError::NotFound { what: format!("find link {interface}") }),
+        }
+    }
+
+    fn with_link(&self, interface: &str, work: impl FnOnce(&mut Link)) {
+        if let Some(link) = self.world().links.get_mut(interface) {
+            work(link);
+        }
+    }
+}
+
+impl DeviceMaker for Lab {
+    fn open(&self, options: &DeviceOptions) -> Result<Box<dyn OverlayDevice>, DeviceError> {
+        let mut world = self.world();
+        if world.links.contains_key(&options.name) {
+            return Err(DeviceError::Exists(options.name.clone()));
+        }
+        world.made += 1;
+        world.links.insert(options.name.clone(), Link::default());
+        Ok(Box::new(FakeDevice { lab: self.clone(), options: options.clone() }))
+    }
+}
+
+struct FakeDevice {
+    lab: Lab,
+    options: DeviceOptions,
+}
+
+impl Drop for FakeDevice {
+    fn drop(&mut self) {
+        self.lab.delete_link(&self.options.name);
+    }
+}
+
+impl OverlayDevice for FakeDevice {
+    fn name(&self) -> String {
+        self.options.name.clone()
+    }
+
+    fn apply(&self, update: DeviceUpdate) -> Result<(), DeviceError> {
+        let mut world = self.lab.world();
+        if let Some(port) = update.listen_port.filter(|port| world.taken_ports.contains(port)) {
+            return Err(DeviceError::PortTaken { port });
+        }
+        world.updates.push(update.clone());
+        let link = world.links.get_mut(&self.options.name).ok_or(DeviceError::Stopped)?;
+        match update.private_key {
+            Some(PrivateKeyUpdate::Set(key)) => link.private_key = Some(key),
+            Some(PrivateKeyUpdate::Clear) => link.private_key = None,
+            None => {}
+        }
+        link.port = update.listen_port.unwrap_or(link.port);
+        if update.replace_peers {
+            link.peers.clear();
+        }
+        for peer in update.peers {
+            change_peer(&mut link.peers, &peer);
+        }
+        Ok(())
+    }
+
+    fn is_running(&self) -> bool {
+        self.lab.world().links.contains_key(&self.options.name)
+    }
+
+    fn state(&self) -> DeviceState {
+        let world = self.lab.world();
+        let empty = Link::default();
+        let link = world.links.get(&self.options.name).unwrap_or(&empty);
+        let live = |peer: &PeerState| PeerState {
+            last_handshake: world.handshakes.get(&peer.public_key).copied(),
+            endpoint: world.roamed.get(&peer.public_key).copied().or(peer.endpoint),
+            ..peer.clone()
+        };
+        DeviceState {
+            name: self.options.name.clone(),
+            mtu: link.mtu,
+            private_key: link.private_key.clone(),
+            listen_port: link.port,
+            fwmark: 0,
+            peers: link.peers.iter().map(live).collect(),
+            offloads: vec![(Offload::TunTcp, OffloadState::On, 0)],
+            drops: DropReason::ALL
+                .iter()
+                .map(|reason| (*reason, u64::from(*reason == DropReason::OutboundUnrouted)))
+                .collect(),
+            totals: Vec::new(),
+            workers: self.options.workers,
+        }
+    }
+}
+
+fn change_peer(peers: &mut Vec<PeerState>, update: &PeerUpdate) {
+    let position = peers.iter().position(|peer| peer.public_key == update.public_key);
+    if update.remove {
+        peers.extract_if(.., |peer| peer.public_key == update.public_key).for_each(drop);
+        return;
+    }
+    if position.is_none() && update.update_only {
+        return;
+    }
+    for change in &update.allowed_ips {
+        for other in peers.iter_mut().filter(|peer| !change.remove && peer.public_key != update.public_key) {
+            other.allowed_ips.retain(|held| *held != change.prefix);
+        }
+    }
+    let position = position.unwrap_or_else(|| {
+        peers.push(PeerState {
+            public_key: update.public_key,
+            preshared_key: None,
+            endpoint: None,
+            persistent_keepalive_secs: 0,
+            allowed_ips: Vec::new(),
+            last_handshake: None,
+            rx_bytes: 1000,
+            tx_bytes: 2000,
+            rx_packets: 1,
+            tx_packets: 2,
+        });
+        peers.len() - 1
+    });
+    let peer = &mut peers[position];
+    peer.endpoint = update.endpoint.or(peer.endpoint);
+    peer.persistent_keepalive_secs = update.persistent_keepalive_secs.unwrap_or(peer.persistent_keepalive_secs);
+    if update.replace_allowed_ips {
+        peer.allowed_ips.clear();
+    }
+    for change in &update.allowed_ips {
+        peer.allowed_ips.retain(|held| *held != change.prefix);
+        if !change.remove {
+            peer.allowed_ips.push(change.prefix);
+        }
+    }
+}
+
+impl Host for Lab {
+    async fn add_address(&self, interface: &str, address: IpNet) -> Result<(), HostError> {
+        self.host_call("add_address", interface)?;
+        self.with_link(interface, |link| link.addresses.push(address));
+        Ok(())
+    }
+
+    async fn remove_address(&self, interface: &str, address: IpNet) -> Result<(), HostError> {
+        self.host_call("remove_address", interface)?;
+        self.with_link(interface, |link| link.addresses.retain(|held| *held != address));
+        Ok(())
+    }
+
+    async fn set_mtu(&self, interface: &str, mtu: u16) -> Result<(), HostError> {
+        self.host_call("set_mtu", interface)?;
+        self.with_link(interface, |link| link.mtu = mtu);
+        Ok(())
+    }
+
+    async fn set_up(&self, interface: &str) -> Result<(), HostError> {
+        self.1.0.acquire().await.unwrap().forget();
+        self.host_call("set_up", interface)?;
+        self.with_link(interface, |link| link.up = true);
+        Ok(())
+    }
+}

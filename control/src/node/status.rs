@@ -1,0 +1,105 @@
+//! The answer to `status`: what is noted of the overlay, joined with what its device counts.
+
+use super::device::DeviceMaker;
+use super::host::Host;
+use super::overlay::GlobalOverlay;
+use crate::ipc::wire::{OffloadStatus, PeerStatus, StatusSnapshot};
+use ginnel_backends::device::{DeviceState, PeerState};
+use ginnel_engine::port::{OffReason, Offload, OffloadState};
+use ipnet::IpNet;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// What is up. Waits for no change in progress.
+pub(super) async fn snapshot<M: DeviceMaker, H: Host>(overlay: &GlobalOverlay<M, H>) -> StatusSnapshot {
+    let view = overlay.view();
+    let device = match &view.live {
+        Some(live) => live.device.state().await,
+        None => None,
+    };
+    let mut status = StatusSnapshot {
+        overlay_cidr: Some(view.cluster.to_string()),
+        slice_cidr: view.slice.map(|slice| slice.to_string()),
+        // A device that is not there or does not answer leaves what it is to have.
+        peers: device.as_ref().map_or_else(|| remembered(overlay), |device| device.peers.iter().map(peer).collect()),
+        ..StatusSnapshot::default()
+    };
+    status.peer_count = u32::try_from(status.peers.len()).unwrap_or(u32::MAX);
+    if let Some(live) = view.live {
+        status.node_ip = Some(live.plan.node_ip());
+        status.public_key = Some(live.public_key.to_base64());
+        status.interface = Some(live.interface);
+    }
+    if let Some(device) = device {
+        let drops = device.drops.iter().filter(|(_, packets)| *packets > 0);
+        status.drops = drops.map(|(reason, packets)| (reason.name().to_owned(), *packets)).collect();
+        status.offloads = offloads(&device);
+    }
+    status
+}
+
+fn remembered<M: DeviceMaker, H: Host>(overlay: &GlobalOverlay<M, H>) -> Vec<PeerStatus> {
+    let book = overlay.peers();
+    let peers = book.iter().map(|(key, peer)| PeerStatus {
+        public_key: key.to_hex(),
+        endpoint: peer.endpoint.map(|endpoint| endpoint.to_string()).unwrap_or_default(),
+        allowed_ips: join(&peer.allowed_ips),
+        last_handshake_unix_secs: 0,
+        rx_bytes: Some(0),
+        tx_bytes: Some(0),
+    });
+    peers.collect()
+}
+
+fn peer(peer: &PeerState) -> PeerStatus {
+    PeerStatus {
+        public_key: peer.public_key.to_hex(),
+        endpoint: peer.endpoint.map(|endpoint| endpoint.to_string()).unwrap_or_default(),
+        allowed_ips: join(&peer.allowed_ips),
+        last_handshake_unix_secs: peer.last_handshake.map_or(0, unix_secs),
+        rx_bytes: Some(peer.rx_bytes),
+        tx_bytes: Some(peer.tx_bytes),
+    }
+}
+
+fn join(prefixes: &[IpNet]) -> String {
+    prefixes.iter().map(IpNet::to_string).collect::<Vec<_>>().join(",")
+}
+
+fn unix_secs(time: SystemTime) -> i64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+}
+
+fn offloads(device: &DeviceState) -> Vec<OffloadStatus> {
+    device.offloads.iter().map(|&(offload, state, fallbacks)| offload_status(offload, state, fallbacks)).collect()
+}
+
+fn offload_status(offload: Offload, state: OffloadState, fallbacks: u64) -> OffloadStatus {
+    let errno = |text: &str, errno| if errno == 0 { text.to_owned() } else { format!("{text} (errno {errno})") };
+    let (state, reason) = match state {
+        OffloadState::Untested => ("untested", None),
+        OffloadState::On => ("on", None),
+        OffloadState::Off(OffReason::Operator) => ("off", Some("operator".to_owned())),
+        OffloadState::Off(OffReason::Unsupported(code)) => ("off", Some(errno("unsupported", code))),
+        OffloadState::Off(OffReason::Failed(code)) => ("off", Some(errno("failed", code))),
+    };
+    OffloadStatus { name: offload.name().to_owned(), state: state.to_owned(), reason, fallbacks }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offload_states_in_words() {
+        let words = |state| {
+            let status = offload_status(Offload::TunUdp, state, 3);
+            assert_eq!((status.name.as_str(), status.fallbacks), ("tun_udp", 3));
+            (status.state, status.reason.unwrap_or_default())
+        };
+        assert_eq!(words(OffloadState::Untested), ("untested".into(), String::new()));
+        assert_eq!(words(OffloadState::On), ("on".into(), String::new()));
+        assert_eq!(words(OffloadState::Off(OffReason::Operator)), ("off".into(), "operator".into()));
+        assert_eq!(words(OffloadState::Off(OffReason::Unsupported(0))), ("off".into(), "unsupported".into()));
+        assert_eq!(words(OffloadState::Off(OffReason::Failed(5))), ("off".into(), "failed (errno 5)".into()));
+    }
+}
