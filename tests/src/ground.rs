@@ -14,7 +14,7 @@ pub fn on_own_ground(makes: &[Make], test: impl FnOnce() + Send) {
         return println!("skipped: {reason}");
     }
     let outcome = thread::scope(|scope| {
-        let work = || user_ns::check_tun().and_then(|()| user_ns::enter()).map(|()| test());
+        let work = || user_ns::check_tun().and_then(|()| user_ns::enter()).map(|_| test());
         scope.spawn(work).join()
     });
     match outcome {
