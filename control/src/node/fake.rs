@@ -44,6 +44,8 @@ pub(crate) struct Link {
     pub(crate) private_key: Option<PrivateKey>,
     pub(crate) port: u16,
     pub(crate) peers: Vec<PeerState>,
+    /// Somebody else than the node changed it.
+    changed: bool,
 }
 
 /// Holds `set_up` of the host until opened.
@@ -67,6 +69,14 @@ impl Lab {
 
     pub(crate) fn open_gate(&self) {
         self.1.0.add_permits(1000);
+    }
+
+    /// Changes a device as `wg set` would.
+    pub(crate) fn wg_set(&self, name: &str, change: impl FnOnce(&mut Link)) {
+        self.with_link(name, |link| {
+            change(link);
+            link.changed = true;
+        });
     }
 
     /// Removes an interface as an administrator would.
@@ -153,6 +163,11 @@ impl OverlayDevice for FakeDevice {
         self.lab.world().links.contains_key(&self.options.name)
     }
 
+    fn take_changed(&self) -> bool {
+        let mut world = self.lab.world();
+        world.links.get_mut(&self.options.name).is_some_and(|link| std::mem::take(&mut link.changed))
+    }
+
     fn state(&self) -> DeviceState {
         let world = self.lab.world();
         let empty = Link::default();
@@ -209,6 +224,7 @@ fn change_peer(peers: &mut Vec<PeerState>, update: &PeerUpdate) {
         peers.len() - 1
     });
     let peer = &mut peers[position];
+    peer.preshared_key = update.preshared_key.clone().unwrap_or(peer.preshared_key.take());
     peer.endpoint = update.endpoint.or(peer.endpoint);
     peer.persistent_keepalive_secs = update.persistent_keepalive_secs.unwrap_or(peer.persistent_keepalive_secs);
     if update.replace_allowed_ips {

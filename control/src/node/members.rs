@@ -34,8 +34,10 @@ impl<M: DeviceMaker, H: Host> GlobalOverlay<M, H> {
         if known.is_none() && !has_room {
             return Err(failed(OP)("the overlay has as many peers as a device holds".into()));
         }
-        let known_endpoint = known.and_then(|known| known.endpoint);
+        let (known_endpoint, preshared_key) =
+            known.map(|known| (known.endpoint, known.preshared_key)).unwrap_or_default();
         peer.endpoint = peer.endpoint.or(known_endpoint);
+        peer.preshared_key = preshared_key;
         if let Some(live) = self.view().live {
             if live.public_key == key {
                 return Err(failed(OP)("that is the key of this node itself".into()));

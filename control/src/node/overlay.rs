@@ -7,6 +7,10 @@
 //!
 //! A change is checked first, then made in the kernel, then noted here. Where the kernel refuses a later step, the earlier
 //! ones are undone and the notes stay as they were.
+//!
+//! The device has a second door, its control socket for `wg(8)`. Peers changed there are noted before the next change
+//! comes to its turn, so they hold as if they had come over IPC, but that an endpoint once asked for is asked for again
+//! after a teardown. A key or port set there lasts as long as the device; repeating a setup does not take it back.
 
 use super::address::{DEFAULT_CLUSTER, Plan};
 use super::device::{DeviceMaker, DeviceSlot};
@@ -229,10 +233,18 @@ impl<M: DeviceMaker, H: Host> GlobalOverlay<M, H> {
         }
     }
 
-    /// Waits for earlier changes to end.
+    /// Waits for earlier changes to end, and notes those that came through the other door.
     pub(super) async fn turn(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, NodeError> {
         let turn = self.changes.lock().await;
-        if self.stopping.load(Ordering::Acquire) { Err(NodeError::Stopping) } else { Ok(turn) }
+        if self.stopping.load(Ordering::Acquire) {
+            return Err(NodeError::Stopping);
+        }
+        if let Some(live) = self.view().live
+            && let Some(state) = live.device.changed_state().await
+        {
+            self.peers().adopt(state.peers);
+        }
+        Ok(turn)
     }
 
     fn write_view(&self) -> std::sync::RwLockWriteGuard<'_, View> {
