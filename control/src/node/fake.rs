@@ -189,7 +189,7 @@ impl OverlayDevice for FakeDevice {
                 .iter()
                 .map(|reason| (*reason, u64::from(*reason == DropReason::OutboundUnrouted)))
                 .collect(),
-            workers: self.options.workers,
+            workers: self.options.workers.max(1),
         }
     }
 }
