@@ -6,6 +6,8 @@
 
 use ginnel_backends::device::{DeviceError, DeviceOptions, DeviceState};
 use ginnel_engine::command::DeviceUpdate;
+use ginnel_engine::event::Event;
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::time::timeout;
@@ -29,6 +31,9 @@ pub trait OverlayDevice: Send + Sync + 'static {
 
     /// Whether anything but [`OverlayDevice::apply`] changed the configuration since this was last asked.
     fn take_changed(&self) -> bool;
+
+    /// What the device tells of itself; the first caller gets it. It ends with the device.
+    fn take_events(&self) -> Option<Receiver<Event>>;
 }
 
 /// Where devices come from.
@@ -81,6 +86,11 @@ impl DeviceSlot {
     /// The state, if somebody else changed it since this was last asked.
     pub(super) async fn changed_state(self: &Arc<Self>) -> Option<DeviceState> {
         self.with(|device| device.take_changed().then(|| device.state())).await.ok().flatten().flatten()
+    }
+
+    /// What the device tells; the first caller gets it. Does not wait for the device.
+    pub(super) fn take_events(&self) -> Option<Receiver<Event>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).as_deref()?.take_events()
     }
 
     /// Whether the device is there. One that does not answer is: what hangs may still come back.

@@ -7,10 +7,12 @@ use super::device::{DeviceMaker, OverlayDevice};
 use crate::uapi::{Configurable, UapiServer};
 use ginnel_backends::device::{Device, DeviceError, DeviceOptions, DeviceState};
 use ginnel_engine::command::DeviceUpdate;
+use ginnel_engine::event::Event;
 use nix::net::if_::if_nametoindex;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
 
 /// Makes TUN interfaces of this host.
 #[derive(Clone, Debug)]
@@ -66,6 +68,10 @@ impl OverlayDevice for KernelDevice {
 
     fn take_changed(&self) -> bool {
         self.changed.swap(false, Ordering::AcqRel)
+    }
+
+    fn take_events(&self) -> Option<Receiver<Event>> {
+        self.device.take_events()
     }
 }
 

@@ -26,7 +26,7 @@ impl<M: DeviceMaker, H: Host> GlobalOverlay<M, H> {
         let endpoint = endpoint::resolve(&spec.endpoint).await?;
         let key = public_key(&spec.public_key).map_err(failed(OP))?;
         let mut peer = Peer::new(spec, endpoint).map_err(failed(OP))?;
-        let _turn = self.turn().await?;
+        let mut turn = self.turn().await?;
         let (known, has_room) = {
             let book = self.peers();
             (book.peer(&key).cloned(), book.has_room())
@@ -49,6 +49,11 @@ impl<M: DeviceMaker, H: Host> GlobalOverlay<M, H> {
                 update.endpoint = None;
             }
             self.apply(OP, &live, update).await?;
+        }
+        if let Some(lost) = &mut turn.lost
+            && peer.endpoint != known_endpoint
+        {
+            lost.forget_place(&key);
         }
         self.peers().put(key, peer);
         Ok(())

@@ -17,6 +17,7 @@ mod device;
 mod dispatch;
 mod endpoint;
 mod error;
+mod events;
 mod host;
 mod kernel;
 mod key_store;
@@ -24,6 +25,7 @@ mod members;
 mod name;
 mod overlay;
 mod peers;
+mod recovery;
 mod settings;
 mod status;
 

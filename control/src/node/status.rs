@@ -8,6 +8,7 @@ use ginnel_backends::device::{DeviceState, PeerState};
 use ginnel_engine::key::PrivateKey;
 use ginnel_engine::port::{OffReason, Offload, OffloadState};
 use ipnet::IpNet;
+use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What is up. Waits for no change in progress.
@@ -26,6 +27,8 @@ pub(super) async fn snapshot<M: DeviceMaker, H: Host>(overlay: &GlobalOverlay<M,
     };
     status.peer_count = u32::try_from(status.peers.len()).unwrap_or(u32::MAX);
     if let Some(live) = view.live {
+        let diverted = live.diverted.load(Ordering::Relaxed);
+        status.totals.insert("diverted_datagrams".to_owned(), diverted);
         status.node_ip = Some(live.plan.node_ip());
         // `wg set` may have given the device another.
         let public_key = device.as_ref().map(|device| device.private_key.as_ref().map(PrivateKey::public));
@@ -37,7 +40,7 @@ pub(super) async fn snapshot<M: DeviceMaker, H: Host>(overlay: &GlobalOverlay<M,
         status.drops = drops.map(|(reason, packets)| (reason.name().to_owned(), *packets)).collect();
         status.offloads = offloads(&device);
         status.workers = u32::try_from(device.workers).ok();
-        status.totals = totals(&device).into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
+        status.totals.extend(totals(&device).into_iter().map(|(name, count)| (name.to_owned(), count)));
     }
     status
 }
