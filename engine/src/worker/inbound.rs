@@ -35,17 +35,13 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
         inbox.clear();
     }
 
-    /// Handles a train that another worker received.
-    pub(super) fn inbound_train(&mut self, received: &Received, screened: bool, train: &[u8]) {
-        self.handle_train(received, screened, train);
-        self.deliver_lanes();
-    }
-
-    fn deliver_lanes(&mut self) {
+    /// Writes what has gathered.
+    pub(super) fn deliver_lanes(&mut self) {
         self.coalescer.flush(&mut Delivery { tun: &mut self.tun, stats: &self.wiring.stats });
     }
 
-    fn handle_train(&mut self, received: &Received, screened: bool, train: &[u8]) {
+    /// Handles a train, received here or by another worker.
+    pub(super) fn handle_train(&mut self, received: &Received, screened: bool, train: &[u8]) {
         let stride = received.datagram_bytes.max(1);
         let mut rest = train;
         while !rest.is_empty() {

@@ -24,7 +24,7 @@ use crate::command::Command;
 use crate::drops::DropReason;
 use crate::event::Event;
 use crate::frame::{Inbox, Outbox, Outcome, TunBatch};
-use crate::limits::{HANDOFFS_PER_TURN, HANDSHAKES_PER_TURN};
+use crate::limits::{HANDSHAKES_PER_TURN, PARCELS_PER_TURN};
 use crate::offload::coalesce::Coalescer;
 use crate::peer::noise::Noise;
 use crate::peer::{PeerRef, PeerTable};
@@ -32,7 +32,7 @@ use crate::port::{Link, Stall, Tun};
 use crate::route::AllowedIps;
 use crate::stats::{WorkerStats, bump};
 use crate::tick::Tick;
-use handoff::{Load, Mail};
+use handoff::{Dispatch, Load, Mail};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::Duration;
@@ -88,8 +88,8 @@ struct Core<N: Noise, T, L> {
     timers: Timers,
     outbox: Outbox,
     coalescer: Coalescer,
-    /// Workers that were handed something this turn.
-    woken: Vec<bool>,
+    /// What this worker has for the others.
+    dispatch: Dispatch,
     mtu: usize,
     now: Tick,
     refreshed: Tick,
@@ -109,7 +109,7 @@ impl<N: Noise, T: Tun, L: Link> Worker<N, T, L> {
             timers: Timers::new(),
             outbox: Outbox::new(),
             coalescer: Coalescer::new(),
-            woken: vec![false; wiring.workers as usize],
+            dispatch: Dispatch::new(wiring.mail.clone(), wiring.workers),
             wiring,
             mtu,
             now: Tick::default(),
@@ -145,16 +145,13 @@ impl<N: Noise, T: Tun, L: Link> Worker<N, T, L> {
         }
         core.run_timers();
         core.send();
+        core.dispatch.post_all();
         if busy { Turn::Busy } else { Turn::Idle(core.timers.next()) }
     }
 
-    /// Passes on the numbers of the workers that have been handed something since the last call: they may be waiting.
-    pub fn wake_others(&mut self, mut wake: impl FnMut(u32)) {
-        for (worker, woken) in (0..).zip(&mut self.core.woken) {
-            if std::mem::take(woken) {
-                wake(worker);
-            }
-        }
+    /// Passes on the numbers of the workers that have been sent something since the last call: they may be waiting.
+    pub fn wake_others(&mut self, wake: impl FnMut(u32)) {
+        self.core.dispatch.wake_others(wake);
     }
 
     /// Whether a parcel of another worker waits.
@@ -190,13 +187,16 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
     /// Goes on with what other workers were given. True where there was something.
     fn take_mail(&mut self) -> bool {
         let me = self.wiring.worker;
-        for done in 0..HANDOFFS_PER_TURN {
+        for done in 0..PARCELS_PER_TURN {
             let Some(mut parcel) = self.wiring.mail.take(me) else { return done > 0 };
-            let len = parcel.len;
-            match parcel.load {
-                Load::Unit(meta) => self.outbound_unit(&meta, len, &mut parcel.buffer),
-                Load::Train { received, screened } => self.inbound_train(&received, screened, &parcel.buffer[..len]),
+            for index in 0..parcel.len() {
+                let (load, len, bytes) = parcel.item(index);
+                match load {
+                    Load::Unit(meta) => self.outbound_unit(&meta, len, bytes),
+                    Load::Train { received, screened } => self.handle_train(&received, screened, &bytes[..len]),
+                }
             }
+            self.deliver_lanes();
             self.wiring.mail.give_back(me, parcel);
         }
         true
@@ -211,10 +211,7 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
 
     /// Hands a load to the worker that owns it.
     fn hand_over(&mut self, to: u32, load: Load, bytes: &[u8], packets: u64) {
-        if self.wiring.mail.hand_over(to, load, bytes) {
-            if let Some(woken) = self.woken.get_mut(to as usize) {
-                *woken = true;
-            }
+        if self.dispatch.hand_over(to, load, bytes) {
             bump(&self.wiring.stats.handed_over, packets);
         } else {
             let reason = match load {
