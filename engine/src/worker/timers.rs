@@ -5,7 +5,7 @@
 //! so an earlier date is set by adding an entry and never by searching one.
 
 use super::Worker;
-use super::departure::{Departure, NOBODY, Sent};
+use super::departure::{Departure, NOBODY, Nowhere, Sent};
 use crate::event::Event;
 use crate::frame::Ecn;
 use crate::peer::noise::{Noise, Pulse};
@@ -95,7 +95,13 @@ impl<N: Noise, T: Tun, L: Link> Worker<N, T, L> {
         peer.pulsed = now;
         let due =
             peer.keepalive.is_some_and(|every| now.since(peer.traversed) >= every || peer.traversed == Tick::default());
-        let (Some(sessions), Some(endpoint)) = (&mut peer.sessions, peer.endpoint) else { return Pulse::Dormant };
+        let Some(sessions) = &mut peer.sessions else { return Pulse::Dormant };
+        let Some(endpoint) = peer.endpoint else {
+            // There is nothing to send, but its clock has to be right when a handshake comes: the keys of that are
+            // counted from the last pulse on.
+            sessions.noise.pulse(&mut Nowhere::default());
+            return Pulse::Dormant;
+        };
         let mut departure = Departure {
             outbox: &mut self.outbox,
             link: &mut self.link,
