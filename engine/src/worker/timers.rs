@@ -129,7 +129,8 @@ impl<N: Noise, T: Tun, L: Link> Worker<N, T, L> {
         if pulse == Pulse::Abandoned {
             self.abandoned(id);
         }
-        pulse
+        // A keepalive for a peer without keys began a handshake, which has to be retried.
+        if sent.datagrams > 0 { Pulse::Alive } else { pulse }
     }
 
     fn abandoned(&mut self, id: PeerRef) {
