@@ -25,6 +25,14 @@ const QUIET_AFTER: Duration = Duration::from_secs(30);
 /// Pulse of a quiet peer: how late it may forget its keys.
 const QUIET_PULSE: Duration = Duration::from_secs(5);
 
+/// After so long without traffic all sessions have ended (paper, section 6.1, `REJECT_AFTER_TIME` of 180 s) and been
+/// forgotten.
+const KEYLESS_AFTER: Duration = Duration::from_secs(190);
+
+/// After so long the rest of what a handshake leaves is forgotten too (paper, section 6.3: three times
+/// `REJECT_AFTER_TIME`).
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(550);
+
 /// How long retired sessions go on receiving once there are new ones: what the peer sent before it heard of those is still
 /// under way. A peer that has not heard of them after this time asks again (paper, section 6.1, `REKEY_TIMEOUT`).
 const RETIRED_GRACE: Duration = Duration::from_secs(5);
@@ -143,8 +151,7 @@ impl<N: Noise, T: Tun, L: Link> Worker<N, T, L> {
     fn plan(&mut self, id: PeerRef, pulse: Pulse) {
         let now = self.now;
         let Some(peer) = self.peers.peer_mut(id) else { return };
-        let quiet = now.since(peer.traversed) >= QUIET_AFTER && peer.sessions.as_ref().is_some_and(|s| s.noise.ready());
-        let pulsing = (pulse == Pulse::Alive).then(|| now + if quiet { QUIET_PULSE } else { N::PULSE });
+        let pulsing = (pulse == Pulse::Alive).then(|| next_pulse(peer.traversed, now, N::PULSE)).flatten();
         let keepalive = peer
             .keepalive
             .filter(|_| peer.endpoint.is_some() && peer.sessions.is_some())
@@ -164,6 +171,19 @@ impl<N: Noise, T: Tun, L: Link> Worker<N, T, L> {
             *until = (*until).min(now + RETIRED_GRACE);
         }
         self.tell(Event::HandshakeCompleted { peer: key });
+    }
+}
+
+/// When to look next at a peer without a date of its own. Handshakes and their retries are traffic as well, so a peer
+/// that has had none for long has no handshake under way, and soon no keys.
+fn next_pulse(traversed: Tick, now: Tick, pulse: Duration) -> Option<Tick> {
+    match now.since(traversed) {
+        // Never had anything.
+        _ if traversed == Tick::default() => None,
+        idle if idle < QUIET_AFTER => Some(now + pulse),
+        idle if idle < KEYLESS_AFTER => Some(now + QUIET_PULSE),
+        idle if idle < FORGOTTEN_AFTER => Some(traversed + FORGOTTEN_AFTER),
+        _ => None,
     }
 }
 
