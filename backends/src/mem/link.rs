@@ -11,6 +11,7 @@ use super::queue::ByteQueue;
 use ginnel_engine::frame::{Ecn, Inbox, Outbox, Outcome, Received, Source, Train};
 use ginnel_engine::limits::{INBOX_SLOT_BYTES, INBOX_SLOTS, TRAIN_DATAGRAMS_MAX};
 use ginnel_engine::port::{self, Offload, Offloads, Stall};
+use ginnel_engine::wire::message::{DATA_OVERHEAD, Message};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -41,6 +42,15 @@ pub enum Oversize {
     Refuse,
 }
 
+/// What a link was given by the wire since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Arrivals {
+    /// Data messages that carry a packet.
+    pub packets: u64,
+    /// Everything else: handshakes, cookies, keepalives, other protocols, rubbish.
+    pub others: u64,
+}
+
 /// A virtual UDP socket.
 pub struct Link {
     /// Local addresses; the first of a family is the default source. A datagram to another address is not for us.
@@ -60,6 +70,7 @@ pub struct Link {
     offloads: Arc<Offloads>,
     incoming: ByteQueue<Way>,
     outgoing: ByteQueue<Way>,
+    arrivals: Arrivals,
 }
 
 impl Link {
@@ -78,6 +89,7 @@ impl Link {
             offloads,
             incoming: ByteQueue::new(),
             outgoing: ByteQueue::new(),
+            arrivals: Arrivals::default(),
         }
     }
 
@@ -89,7 +101,17 @@ impl Link {
 
     /// A datagram comes from the wire.
     pub fn arrive(&mut self, way: Way, datagram: &[u8]) {
+        match Message::classify(datagram) {
+            Message::Data { .. } if datagram.len() > DATA_OVERHEAD => self.arrivals.packets += 1,
+            _ => self.arrivals.others += 1,
+        }
         self.incoming.push(way, datagram);
+    }
+
+    /// What has come from the wire so far.
+    #[must_use]
+    pub fn arrivals(&self) -> Arrivals {
+        self.arrivals
     }
 
     /// Takes the oldest datagram that was sent.

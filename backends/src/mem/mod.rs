@@ -23,7 +23,7 @@ mod world;
 #[cfg(test)]
 mod tests;
 
-pub use link::{Link, Oversize, Way};
+pub use link::{Arrivals, Link, Oversize, Way};
 pub use nat::Nat;
 pub use network::{Captured, Conditions, Network, Traffic};
 pub use overlay::Overlay;

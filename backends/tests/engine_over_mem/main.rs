@@ -6,6 +6,7 @@
 mod changes;
 mod data;
 mod ecn;
+mod idleness;
 mod offloads;
 mod roaming;
 mod shortages;

@@ -82,7 +82,7 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
                 let Some(peer) = self.peers.peer_mut(*id) else { return };
                 let every = (*secs > 0).then(|| Duration::from_secs(u64::from(*secs)));
                 // Going from none to some sends one at once, as in the Linux module.
-                if peer.keepalive.is_none() {
+                if peer.keepalive.is_none() && every.is_some() {
                     peer.traversed = Tick::default();
                 }
                 peer.keepalive = every;
@@ -111,6 +111,7 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
         let (Some(endpoint), Some(sessions)) = (peer.endpoint, &mut peer.sessions) else { return };
         let mut departure = to_stranger(&mut self.outbox, &mut self.link, &self.wiring.stats, endpoint);
         sessions.noise.initiate(&mut departure);
+        peer.traversed = self.now;
         self.wake(id);
     }
 }

@@ -5,7 +5,7 @@
 //! so an earlier date is set by adding an entry and never by searching one.
 
 use super::Core;
-use super::departure::{Departure, NOBODY, Sent};
+use super::departure::{Departure, NOBODY, Nowhere, Sent};
 use crate::event::Event;
 use crate::frame::Ecn;
 use crate::peer::noise::{Noise, Pulse};
@@ -24,6 +24,10 @@ const QUIET_AFTER: Duration = Duration::from_secs(30);
 
 /// Pulse of a quiet peer: how late it may forget its keys.
 const QUIET_PULSE: Duration = Duration::from_secs(5);
+
+/// So long after the last authentic datagram all that a handshake left is forgotten (paper, section 6.3: three times
+/// `REJECT_AFTER_TIME`).
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(550);
 
 /// How long retired sessions go on receiving once there are new ones: what the peer sent before it heard of those is still
 /// under way. A peer that has not heard of them after this time asks again (paper, section 6.1, `REKEY_TIMEOUT`).
@@ -95,12 +99,17 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
         peer.pulsed = now;
         let due =
             peer.keepalive.is_some_and(|every| now.since(peer.traversed) >= every || peer.traversed == Tick::default());
-        let Some(endpoint) = peer.endpoint else { return Pulse::Dormant };
-        if due && peer.sessions.is_none() {
+        if due && peer.endpoint.is_some() && peer.sessions.is_none() {
             self.prepare(id);
         }
         let Some(peer) = self.peers.peer_mut(id) else { return Pulse::Dormant };
         let Some(sessions) = &mut peer.sessions else { return Pulse::Dormant };
+        let Some(endpoint) = peer.endpoint else {
+            // There is nothing to send, but its clock has to be right when a handshake comes: the keys of that are
+            // counted from the last pulse on.
+            sessions.noise.pulse(&mut Nowhere::default());
+            return Pulse::Dormant;
+        };
         let mut departure = Departure {
             outbox: &mut self.outbox,
             link: &mut self.link,
@@ -128,7 +137,8 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
         if pulse == Pulse::Abandoned {
             self.abandoned(id);
         }
-        pulse
+        // A keepalive for a peer without keys began a handshake, which has to be retried.
+        if sent.datagrams > 0 && matches!(pulse, Pulse::Dormant | Pulse::Abandoned) { Pulse::Asking } else { pulse }
     }
 
     fn abandoned(&mut self, id: PeerRef) {
@@ -142,12 +152,15 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
         let now = self.now;
         let Some(peer) = self.peers.peer_mut(id) else { return };
         let pulsing = match pulse {
-            Pulse::Asking => Some(N::PULSE),
-            Pulse::Keyed if now.since(peer.traversed) < QUIET_AFTER => Some(N::PULSE),
-            Pulse::Keyed => Some(QUIET_PULSE),
-            Pulse::Abandoned | Pulse::Dormant => None,
+            Pulse::Asking => Some(now + N::PULSE),
+            Pulse::Keyed if now.since(peer.traversed) < QUIET_AFTER => Some(now + N::PULSE),
+            Pulse::Keyed => Some(now + QUIET_PULSE),
+            // One more look, when the last that a handshake left is to be forgotten.
+            Pulse::Abandoned | Pulse::Dormant => {
+                let forgotten = peer.traversed + FORGOTTEN_AFTER;
+                (peer.sessions.is_some() && peer.traversed != Tick::default() && now < forgotten).then_some(forgotten)
+            }
         };
-        let pulsing = pulsing.map(|after| now + after);
         let keepalive = peer.keepalive.filter(|_| peer.endpoint.is_some() && self.identity.is_some());
         let keepalive = keepalive.map(|every| (peer.traversed + every).max(now + N::PULSE));
         if let Some(at) = [pulsing, keepalive].into_iter().flatten().min() {
