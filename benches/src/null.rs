@@ -131,6 +131,6 @@ impl Noise for Null {
     }
 
     fn pulse(&mut self, _: &mut impl Departure) -> Pulse {
-        Pulse::Alive
+        Pulse::Keyed
     }
 }

@@ -9,5 +9,6 @@ pub mod demo;
 pub mod host;
 pub mod ipc;
 pub mod lab;
+mod log_budget;
 pub mod node;
 pub mod uapi;

@@ -13,6 +13,7 @@
 mod link;
 mod nat;
 mod network;
+pub mod overlay;
 pub mod packet;
 mod queue;
 mod random;
@@ -25,6 +26,7 @@ mod tests;
 pub use link::{Link, Oversize, Way};
 pub use nat::Nat;
 pub use network::{Captured, Conditions, Network, Traffic};
+pub use overlay::Overlay;
 pub use queue::ByteQueue;
 pub use random::Random;
 pub use tun::Tun;

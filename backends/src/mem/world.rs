@@ -100,6 +100,12 @@ impl<N: Noise> World<N> {
         host
     }
 
+    /// A host, to look at.
+    #[must_use]
+    pub fn peek(&self, id: HostId) -> &Host<N> {
+        &self.hosts[id.0]
+    }
+
     /// The numbers of all hosts.
     pub fn ids(&self) -> impl Iterator<Item = HostId> + use<N> {
         (0..self.hosts.len()).map(HostId)
@@ -161,9 +167,18 @@ impl<N: Noise> World<N> {
 
     /// Turns one host once and carries what it sent to the network.
     pub fn turn(&mut self, id: HostId) -> Turn {
+        self.turn_watched(id, |turn| (turn(), ())).0
+    }
+
+    /// As [`Self::turn`]; what the worker does happens within `watch`, which measures it.
+    pub fn turn_watched<T>(
+        &mut self,
+        id: HostId,
+        watch: impl FnOnce(&mut dyn FnMut() -> Turn) -> (Turn, T),
+    ) -> (Turn, T) {
         let now = self.now;
         let host = &mut self.hosts[id.0];
-        let turn = host.worker.turn(now);
+        let (turn, measured) = watch(&mut || host.worker.turn(now));
         host.touched = turn == Turn::Busy;
         match turn {
             Turn::Busy => {}
@@ -174,7 +189,13 @@ impl<N: Noise> World<N> {
         while let Some((way, datagram)) = link.depart() {
             self.network.send(now, way, datagram);
         }
-        turn
+        (turn, measured)
+    }
+
+    /// Lets `span` pass without doing anything in it.
+    pub fn pass(&mut self, span: Duration) {
+        self.now = self.now + span;
+        (self.on_tick)(self.now);
     }
 
     fn next_moment(&self) -> Option<Tick> {

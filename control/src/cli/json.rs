@@ -24,6 +24,8 @@ struct Status<'a> {
     dedicated_services: &'a [DedicatedServiceStatus],
     offloads: &'a [OffloadStatus],
     drops: &'a BTreeMap<String, u64>,
+    workers: Option<u32>,
+    totals: &'a BTreeMap<String, u64>,
 }
 
 #[derive(Serialize)]
@@ -58,6 +60,8 @@ pub(super) fn status(status: &StatusSnapshot) -> String {
         dedicated_services: &status.dedicated_services,
         offloads: &status.offloads,
         drops: &status.drops,
+        workers: status.workers,
+        totals: &status.totals,
     })
 }
 

@@ -2,6 +2,7 @@
 
 use super::json::key;
 use crate::ipc::wire::{PeerStatus, StatusSnapshot};
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 /// What the daemon has up, a fact per line. `now` is in Unix seconds.
@@ -45,10 +46,40 @@ pub(super) fn status(status: &StatusSnapshot, now: i64) -> String {
         };
         line("offload", &format!("{} {}{why}{slow}", offload.name, offload.state));
     }
+    if let Some(workers) = status.workers {
+        line("workers", &workers.to_string());
+    }
+    for (way, ports) in [
+        (
+            "outbound",
+            [
+                ("tun_rx_units", "tun_rx_packets", "packets per TUN read"),
+                ("link_tx_trains", "link_tx_datagrams", "datagrams per send"),
+            ],
+        ),
+        (
+            "inbound",
+            [
+                ("link_rx_trains", "link_rx_datagrams", "datagrams per receive"),
+                ("tun_tx_units", "tun_tx_packets", "packets per TUN write"),
+            ],
+        ),
+    ] {
+        let told: Vec<_> = ports.iter().filter_map(|port| at_a_time(&status.totals, *port)).collect();
+        if !told.is_empty() {
+            line(way, &told.join(", "));
+        }
+    }
     for (reason, packets) in &status.drops {
         line("dropped", &format!("{packets} {reason}"));
     }
     text
+}
+
+/// How many went through a port at a time: what the offloads bring. `None` before the first.
+fn at_a_time(totals: &BTreeMap<String, u64>, (calls, items, words): (&str, &str, &str)) -> Option<String> {
+    let count = |name| totals.get(name).copied().filter(|count| *count > 0);
+    Some(format!("{:.1} {words}", count(items)? as f64 / count(calls)? as f64))
 }
 
 /// The peers, a line each.
@@ -166,6 +197,10 @@ pub(super) mod tests {
                 fallbacks: 3,
             }],
             drops: [("outbound_unrouted".to_owned(), 4)].into(),
+            workers: Some(2),
+            totals: [("tun_rx_units", 10), ("tun_rx_packets", 450), ("link_tx_trains", 20), ("link_tx_datagrams", 882)]
+                .map(|(name, count)| (name.to_owned(), count))
+                .into(),
         }
     }
 
@@ -184,6 +219,8 @@ node id     7
 peers       2, last handshake 1m 5s ago
 service     pay on zl-prod-0-pay-d (10.200.141.128/26)
 offload     tun_udp off: failed (errno 5), 3 batches went the slow way
+workers     2
+outbound    45.0 packets per TUN read, 44.1 datagrams per send
 dropped     4 outbound_unrouted
 "
         );

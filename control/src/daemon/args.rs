@@ -16,6 +16,9 @@ pub struct DaemonArgs {
     /// Unix socket to listen on for orders [default: /run/ginnel/ginneld.sock]
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
+    /// Directory of the control sockets for wg(8) [default: /var/run/wireguard, the only place where wg looks]
+    #[arg(long, value_name = "DIR")]
+    pub uapi_dir: Option<PathBuf>,
     /// Run under the Windows service manager; without meaning elsewhere
     #[arg(long, hide = true)]
     pub service: bool,
@@ -47,7 +50,10 @@ impl DaemonArgs {
                 .mut_arg("data_dir", |arg| {
                     arg.help("Root data directory [default: /var/lib/zlayer, or $ZLAYER_DATA_DIR]")
                 })
-                .mut_arg("socket", |arg| arg.help("IPC socket [default: /var/run/zlayer-overlayd.sock]"));
+                .mut_arg("socket", |arg| arg.help("IPC socket [default: /var/run/zlayer-overlayd.sock]"))
+                .mut_arg("uapi_dir", |arg| {
+                    arg.help("Directory of the control sockets for wg(8) [default: /var/run/wireguard; with another data directory, run/wireguard in that]")
+                });
         }
         let matches = command.try_get_matches_from(argv)?;
         Program::from_arg_matches(&matches).map(|program| program.args)
@@ -80,7 +86,8 @@ mod tests {
     fn flags() {
         assert_eq!(parse(&[]).unwrap(), DaemonArgs::default());
         let all = ["--data-dir", "/d", "--socket", "/s", "--service", "--workers", "3", "--offload-off", "tun_tcp"];
-        let args = parse(&[&all[..], &["--offload-off", "link_coalescing"]].concat()).unwrap();
+        let args = parse(&[&all[..], &["--offload-off", "link_coalescing", "--uapi-dir", "/u"]].concat()).unwrap();
+        assert_eq!(args.uapi_dir, Some("/u".into()));
         assert_eq!((args.data_dir, args.socket), (Some("/d".into()), Some("/s".into())));
         assert_eq!((args.service, args.workers), (true, 3));
         assert_eq!(args.offload_off, [Offload::TunTcp, Offload::LinkCoalescing]);

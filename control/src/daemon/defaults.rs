@@ -2,6 +2,7 @@
 //! `zlayer-overlayd` it replaces. The latter's rules are its published ones, quirks included, because its main daemon
 //! computes the same paths.
 
+use crate::uapi;
 use nix::unistd::geteuid;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -9,6 +10,9 @@ use std::path::{Path, PathBuf};
 
 /// Longest socket path the replaced daemon uses before it falls back to a hashed one.
 const SOCKET_PATH_BYTES_MAX: usize = 103;
+
+/// Longest directory of control sockets that leaves room for the name of an interface in a socket address.
+const UAPI_DIR_BYTES_MAX: usize = 82;
 
 /// Whose daemon this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,6 +126,22 @@ impl System {
             format!("{far}{hash:016x}.sock").into()
         })
     }
+
+    /// Where the control sockets of its devices are: where `wg` looks, unless the contract says otherwise.
+    #[must_use]
+    pub fn uapi_dir(self, data_dir: &Path, around: &Surroundings) -> PathBuf {
+        let near = data_dir.join("run/wireguard");
+        let usual = match self {
+            System::Ginnel => true,
+            // Unlike for its socket, the variable does make a default here.
+            System::Zlayer => {
+                let told = around.zlayer_data_dir.as_deref() == Some(data_dir);
+                !around.macos && (told || data_dir == zlayer_platform_data_dir(around))
+            }
+        };
+        // The published rule hashes a long path into /tmp, where anybody could put a directory of that name first.
+        if usual || near.as_os_str().len() > UAPI_DIR_BYTES_MAX { uapi::DIRECTORY.into() } else { near }
+    }
 }
 
 /// The last part of the path a program was started by, without an `.exe`.
@@ -211,6 +231,23 @@ mod tests {
         let hash = fnv1a(format!("{long}overlayd").as_bytes().iter());
         assert_eq!(path, format!("/tmp/zlayer-overlayd-{hash:016x}.sock"));
         assert!(socket(System::Ginnel, &long.repeat(2), &root()).starts_with("/run/ginnel/ginneld-"));
+    }
+
+    #[test]
+    fn control_sockets_are_where_wg_looks_but_for_the_drop_in_with_another_data_directory() {
+        let dir = |system: System, data_dir: &str, around: &Surroundings| {
+            system.uapi_dir(Path::new(data_dir), around).display().to_string()
+        };
+        assert_eq!(dir(System::Ginnel, "/var/lib/ginnel", &root()), "/var/run/wireguard");
+        assert_eq!(dir(System::Ginnel, "/srv/x", &root()), "/var/run/wireguard");
+        assert_eq!(dir(System::Zlayer, "/var/lib/zlayer", &root()), "/var/run/wireguard");
+        assert_eq!(dir(System::Zlayer, "/srv/z", &root()), "/srv/z/run/wireguard");
+        let told = Surroundings { zlayer_data_dir: Some("/srv/z".into()), ..root() };
+        assert_eq!(dir(System::Zlayer, "/srv/z", &told), "/var/run/wireguard");
+        assert_eq!(dir(System::Zlayer, "/srv/y", &told), "/srv/y/run/wireguard");
+        assert_eq!(dir(System::Zlayer, &format!("/{}", "d".repeat(100)), &root()), "/var/run/wireguard");
+        let mac = Surroundings { macos: true, ..user() };
+        assert_eq!(dir(System::Zlayer, "/home/u/.zlayer", &mac), "/home/u/.zlayer/run/wireguard");
     }
 
     #[test]

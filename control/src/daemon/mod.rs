@@ -61,6 +61,7 @@ enum DaemonError {
 struct Config {
     state_dir: PathBuf,
     socket: PathBuf,
+    uapi_dir: PathBuf,
     group: &'static str,
     tuning: Tuning,
     teardown_time: Duration,
@@ -88,8 +89,8 @@ pub fn run(args: &DaemonArgs, system: System) -> ExitCode {
     }
     logging::start();
     let config = Config::new(args, system, &Surroundings::of_process());
-    let outcome = run_with(&config, KernelDevices, Netlink::open);
-    match outcome {
+    let devices = KernelDevices::new(&config.uapi_dir);
+    match run_with(&config, devices, Netlink::open) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
@@ -104,6 +105,7 @@ impl Config {
         Self {
             state_dir: system.state_dir(&data_dir),
             socket: args.socket.clone().unwrap_or_else(|| system.socket(&data_dir, surroundings)),
+            uapi_dir: args.uapi_dir.clone().unwrap_or_else(|| system.uapi_dir(&data_dir, surroundings)),
             group: system.group(),
             tuning: Tuning { workers: args.workers, offloads_off: args.offload_off.clone() },
             teardown_time: TEARDOWN_TIME,

@@ -56,6 +56,7 @@ fn config(dir: &Path) -> Config {
     Config {
         state_dir: dir.join("state"),
         socket: dir.join("s"),
+        uapi_dir: dir.join("wireguard"),
         group: "a-group-nobody-has",
         tuning: Tuning::default(),
         teardown_time: Duration::from_millis(500),

@@ -17,15 +17,16 @@ use super::frame::{FrameError, read_body, read_length, write_frame};
 use super::socket::BoundSocket;
 use super::stop::Stop;
 use super::wire::{DecodeError, Frame, Request, Response, decode};
+use crate::log_budget::LogBudget;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 /// Whoever carries requests out.
 pub trait Handler: Send + Sync + 'static {
@@ -83,7 +84,7 @@ pub async fn serve<H: Handler>(socket: &BoundSocket, handler: Arc<H>, limits: Li
     let long_frames = Arc::new(Semaphore::new(limits.long_frames));
     let mut connections = JoinSet::new();
     let mut pause = ACCEPT_PAUSE.0;
-    let mut complaints = Complaints::default();
+    let mut complaints = LogBudget::new(1, COMPLAINT_INTERVAL);
     loop {
         let accepted = tokio::select! {
             biased;
@@ -93,7 +94,9 @@ pub async fn serve<H: Handler>(socket: &BoundSocket, handler: Arc<H>, limits: Li
         };
         match accepted {
             Ok(_) if connections.len() >= limits.connections => {
-                complaints.add(|| tracing::warn!(open = limits.connections, "too many connections: closing new ones"));
+                if let Some(withheld) = complaints.admit(Instant::now()) {
+                    tracing::warn!(open = limits.connections, withheld, "too many connections: closing new ones");
+                }
             }
             Ok((stream, _)) => {
                 pause = ACCEPT_PAUSE.0;
@@ -107,7 +110,9 @@ pub async fn serve<H: Handler>(socket: &BoundSocket, handler: Arc<H>, limits: Li
                 connections.spawn(connection.run(stream));
             }
             Err(error) => {
-                complaints.add(|| tracing::warn!(%error, "a connection cannot be accepted; going on"));
+                if let Some(withheld) = complaints.admit(Instant::now()) {
+                    tracing::warn!(%error, withheld, "a connection cannot be accepted; going on");
+                }
                 tokio::select! {
                     () = stop.triggered() => return,
                     () = tokio::time::sleep(pause) => pause = (pause * 2).min(ACCEPT_PAUSE.1),
@@ -230,21 +235,6 @@ enum Farewell {
     Unreadable,
     #[error("an answer cannot be written as JSON: {0}")]
     Unwritable(serde_json::Error),
-}
-
-/// Keeps a repeated complaint from filling the log.
-#[derive(Default)]
-struct Complaints {
-    last: Option<Instant>,
-}
-
-impl Complaints {
-    fn add(&mut self, log: impl FnOnce()) {
-        if self.last.is_none_or(|last| last.elapsed() >= COMPLAINT_INTERVAL) {
-            self.last = Some(Instant::now());
-            log();
-        }
-    }
 }
 
 #[cfg(test)]

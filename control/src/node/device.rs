@@ -4,9 +4,10 @@
 //! dropping one joins threads). [`DeviceSlot`] keeps them off the async threads, gives each a deadline, and makes sure
 //! that once a device is closed nobody still holds it.
 
-use ginnel_backends::device::{Device, DeviceError, DeviceOptions, DeviceState};
+use ginnel_backends::device::{DeviceError, DeviceOptions, DeviceState};
 use ginnel_engine::command::DeviceUpdate;
-use nix::net::if_::if_nametoindex;
+use ginnel_engine::event::Event;
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::time::timeout;
@@ -27,6 +28,12 @@ pub trait OverlayDevice: Send + Sync + 'static {
 
     /// Configuration and counters.
     fn state(&self) -> DeviceState;
+
+    /// Whether anything but [`OverlayDevice::apply`] changed the configuration since this was last asked.
+    fn take_changed(&self) -> bool;
+
+    /// What the device tells of itself; the first caller gets it. It ends with the device.
+    fn take_events(&self) -> Option<Receiver<Event>>;
 }
 
 /// Where devices come from.
@@ -36,34 +43,6 @@ pub trait DeviceMaker: Send + Sync + 'static {
     /// # Errors
     /// [`DeviceError`]; nothing is left behind then.
     fn open(&self, options: &DeviceOptions) -> Result<Box<dyn OverlayDevice>, DeviceError>;
-}
-
-/// Real devices: TUN interfaces of this host.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct KernelDevices;
-
-impl DeviceMaker for KernelDevices {
-    fn open(&self, options: &DeviceOptions) -> Result<Box<dyn OverlayDevice>, DeviceError> {
-        Ok(Box::new(Device::open(options)?))
-    }
-}
-
-impl OverlayDevice for Device {
-    fn name(&self) -> String {
-        Device::name(self).to_owned()
-    }
-
-    fn apply(&self, update: DeviceUpdate) -> Result<(), DeviceError> {
-        Device::apply(self, update)
-    }
-
-    fn is_running(&self) -> bool {
-        if_nametoindex(Device::name(self)).is_ok_and(|index| index == self.interface_index())
-    }
-
-    fn state(&self) -> DeviceState {
-        Device::state(self)
-    }
 }
 
 /// How long a device may take for anything. A batch takes microseconds; this is for one that hangs.
@@ -102,6 +81,16 @@ impl DeviceSlot {
     /// `None` once closed, or where the device does not answer.
     pub(super) async fn state(self: &Arc<Self>) -> Option<DeviceState> {
         self.with(|device| device.state()).await.ok().flatten()
+    }
+
+    /// The state, if somebody else changed it since this was last asked.
+    pub(super) async fn changed_state(self: &Arc<Self>) -> Option<DeviceState> {
+        self.with(|device| device.take_changed().then(|| device.state())).await.ok().flatten().flatten()
+    }
+
+    /// What the device tells; the first caller gets it. Does not wait for the device.
+    pub(super) fn take_events(&self) -> Option<Receiver<Event>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).as_deref()?.take_events()
     }
 
     /// Whether the device is there. One that does not answer is: what hangs may still come back.

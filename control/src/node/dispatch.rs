@@ -12,11 +12,11 @@ use super::settings::Settings;
 use super::status;
 use crate::ipc::server::{Caller, Handler};
 use crate::ipc::wire::{AttachHandle, NatStatus, PeerScope, Request, Response, SetupGlobalOverlay, StatusSnapshot};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Everything a daemon knows and does, without its process and its socket.
 pub struct Node<M, H> {
-    overlay: GlobalOverlay<M, H>,
+    overlay: Arc<GlobalOverlay<M, H>>,
     settings: Mutex<Settings>,
     boot_id: String,
 }
@@ -25,7 +25,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
     /// A node with nothing set up. `keys` holds its identity.
     pub fn new(maker: M, host: H, keys: KeyStore, tuning: Tuning) -> Self {
         Self {
-            overlay: GlobalOverlay::new(maker, host, keys, tuning),
+            overlay: Arc::new(GlobalOverlay::new(maker, host, keys, tuning)),
             settings: Mutex::default(),
             boot_id: format!("{:032x}", rand::random::<u128>()),
         }

@@ -5,10 +5,12 @@ use crate::host::HostError;
 use ginnel_backends::device::{DeviceError, DeviceOptions, DeviceState, PeerState};
 use ginnel_engine::command::{DeviceUpdate, PeerUpdate, PrivateKeyUpdate};
 use ginnel_engine::drops::DropReason;
+use ginnel_engine::event::Event;
 use ginnel_engine::key::{PrivateKey, PublicKey};
 use ginnel_engine::port::{Offload, OffloadState};
 use ipnet::IpNet;
 use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 use tokio::sync::Semaphore;
@@ -21,10 +23,14 @@ pub(crate) struct Lab(Arc<Mutex<World>>, Arc<Gate>);
 pub(crate) struct World {
     /// The interfaces there are.
     pub(crate) links: BTreeMap<String, Link>,
-    /// Devices ever made.
+    /// Devices ever made, or tried to.
     pub(crate) made: usize,
     /// Every update of any device.
     pub(crate) updates: Vec<DeviceUpdate>,
+    /// How many of the next devices cannot be made.
+    pub(crate) fail_made: usize,
+    /// What devices without an interface still remember.
+    ghosts: BTreeMap<String, Link>,
     /// Ports that another program has.
     pub(crate) taken_ports: Vec<u16>,
     /// Name of the host call to fail, and how many calls of that name to let through first.
@@ -44,7 +50,13 @@ pub(crate) struct Link {
     pub(crate) private_key: Option<PrivateKey>,
     pub(crate) port: u16,
     pub(crate) peers: Vec<PeerState>,
+    /// Somebody else than the node changed it.
+    changed: bool,
+    events: Option<SyncSender<Event>>,
 }
+
+/// What the kernel chooses where it is asked to, the first time.
+pub(crate) const CHOSEN_PORT: u16 = 40_000;
 
 /// Holds `set_up` of the host until opened.
 struct Gate(Semaphore);
@@ -69,9 +81,30 @@ impl Lab {
         self.1.0.add_permits(1000);
     }
 
+    /// Changes a device as `wg set` would.
+    pub(crate) fn wg_set(&self, name: &str, change: impl FnOnce(&mut Link)) {
+        self.with_link(name, |link| {
+            change(link);
+            link.changed = true;
+        });
+    }
+
     /// Removes an interface as an administrator would.
     pub(crate) fn delete_link(&self, name: &str) {
-        self.world().links.remove(name);
+        self.delete_link_unnoticed(name);
+        self.world().ghosts.get_mut(name).unwrap().events = None;
+    }
+
+    /// The same, without a word from the device.
+    pub(crate) fn delete_link_unnoticed(&self, name: &str) {
+        let mut world = self.world();
+        let link = world.links.remove(name).unwrap();
+        world.ghosts.insert(name.to_owned(), link);
+    }
+
+    /// Has a device tell something.
+    pub(crate) fn tell(&self, name: &str, event: Event) {
+        self.world().links[name].events.as_ref().unwrap().try_send(event).unwrap();
     }
 
     /// Whether to fail this call.
@@ -106,19 +139,28 @@ impl DeviceMaker for Lab {
             return Err(DeviceError::Exists(options.name.clone()));
         }
         world.made += 1;
-        world.links.insert(options.name.clone(), Link::default());
-        Ok(Box::new(FakeDevice { lab: self.clone(), options: options.clone() }))
+        if world.fail_made > 0 {
+            world.fail_made -= 1;
+            return Err(DeviceError::Denied { action: "making a device" });
+        }
+        let (sender, events) = sync_channel(64);
+        world.links.insert(options.name.clone(), Link { events: Some(sender), ..Link::default() });
+        let events = Mutex::new(Some(events));
+        Ok(Box::new(FakeDevice { lab: self.clone(), options: options.clone(), events }))
     }
 }
 
 struct FakeDevice {
     lab: Lab,
     options: DeviceOptions,
+    events: Mutex<Option<Receiver<Event>>>,
 }
 
 impl Drop for FakeDevice {
     fn drop(&mut self) {
-        self.lab.delete_link(&self.options.name);
+        let mut world = self.lab.world();
+        world.links.remove(&self.options.name);
+        world.ghosts.remove(&self.options.name);
     }
 }
 
@@ -139,7 +181,11 @@ impl OverlayDevice for FakeDevice {
             Some(PrivateKeyUpdate::Clear) => link.private_key = None,
             None => {}
         }
-        link.port = update.listen_port.unwrap_or(link.port);
+        link.port = match update.listen_port {
+            Some(0) => CHOSEN_PORT,
+            Some(port) => port,
+            None => link.port,
+        };
         if update.replace_peers {
             link.peers.clear();
         }
@@ -153,10 +199,20 @@ impl OverlayDevice for FakeDevice {
         self.lab.world().links.contains_key(&self.options.name)
     }
 
+    fn take_changed(&self) -> bool {
+        let mut world = self.lab.world();
+        world.links.get_mut(&self.options.name).is_some_and(|link| std::mem::take(&mut link.changed))
+    }
+
+    fn take_events(&self) -> Option<Receiver<Event>> {
+        self.events.lock().unwrap().take()
+    }
+
     fn state(&self) -> DeviceState {
         let world = self.lab.world();
         let empty = Link::default();
-        let link = world.links.get(&self.options.name).unwrap_or(&empty);
+        let name = &self.options.name;
+        let link = world.links.get(name).or(world.ghosts.get(name)).unwrap_or(&empty);
         let live = |peer: &PeerState| PeerState {
             last_handshake: world.handshakes.get(&peer.public_key).copied(),
             endpoint: world.roamed.get(&peer.public_key).copied().or(peer.endpoint),
@@ -175,7 +231,7 @@ impl OverlayDevice for FakeDevice {
                 .map(|reason| (*reason, u64::from(*reason == DropReason::OutboundUnrouted)))
                 .collect(),
             totals: Vec::new(),
-            workers: self.options.workers,
+            workers: self.options.workers.max(1),
         }
     }
 }
@@ -210,6 +266,7 @@ fn change_peer(peers: &mut Vec<PeerState>, update: &PeerUpdate) {
         peers.len() - 1
     });
     let peer = &mut peers[position];
+    peer.preshared_key = update.preshared_key.clone().unwrap_or(peer.preshared_key.take());
     peer.endpoint = update.endpoint.or(peer.endpoint);
     peer.persistent_keepalive_secs = update.persistent_keepalive_secs.unwrap_or(peer.persistent_keepalive_secs);
     if update.replace_allowed_ips {

@@ -26,7 +26,7 @@ impl<M: DeviceMaker, H: Host> GlobalOverlay<M, H> {
         let endpoint = endpoint::resolve(&spec.endpoint).await?;
         let key = public_key(&spec.public_key).map_err(failed(OP))?;
         let mut peer = Peer::new(spec, endpoint).map_err(failed(OP))?;
-        let _turn = self.turn().await?;
+        let mut turn = self.turn().await?;
         let (known, has_room) = {
             let book = self.peers();
             (book.peer(&key).cloned(), book.has_room())
@@ -34,8 +34,10 @@ impl<M: DeviceMaker, H: Host> GlobalOverlay<M, H> {
         if known.is_none() && !has_room {
             return Err(failed(OP)("the overlay has as many peers as a device holds".into()));
         }
-        let known_endpoint = known.and_then(|known| known.endpoint);
+        let (known_endpoint, preshared_key) =
+            known.map(|known| (known.endpoint, known.preshared_key)).unwrap_or_default();
         peer.endpoint = peer.endpoint.or(known_endpoint);
+        peer.preshared_key = preshared_key;
         if let Some(live) = self.view().live {
             if live.public_key == key {
                 return Err(failed(OP)("that is the key of this node itself".into()));
@@ -47,6 +49,11 @@ impl<M: DeviceMaker, H: Host> GlobalOverlay<M, H> {
                 update.endpoint = None;
             }
             self.apply(OP, &live, update).await?;
+        }
+        if let Some(lost) = &mut turn.lost
+            && peer.endpoint != known_endpoint
+        {
+            lost.forget_place(&key);
         }
         self.peers().put(key, peer);
         Ok(())

@@ -17,12 +17,15 @@ mod device;
 mod dispatch;
 mod endpoint;
 mod error;
+mod events;
 mod host;
+mod kernel;
 mod key_store;
 mod members;
 mod name;
 mod overlay;
 mod peers;
+mod recovery;
 mod settings;
 mod status;
 
@@ -32,10 +35,11 @@ pub(crate) mod fake;
 mod tests;
 
 pub use address::{DEFAULT_CLUSTER, Plan};
-pub use device::{DeviceMaker, KernelDevices, OverlayDevice};
+pub use device::{DeviceMaker, OverlayDevice};
 pub use dispatch::Node;
 pub use error::NodeError;
 pub use host::Host;
+pub use kernel::KernelDevices;
 pub(crate) use key_store::make_private_dir;
 pub use key_store::{KeyStore, KeyStoreError};
 pub use name::interface_name;

@@ -7,6 +7,10 @@
 //!
 //! A change is checked first, then made in the kernel, then noted here. Where the kernel refuses a later step, the earlier
 //! ones are undone and the notes stay as they were.
+//!
+//! The device has a second door, its control socket for `wg(8)`. Peers changed there are noted before the next change
+//! comes to its turn, so they hold as if they had come over IPC, but that an endpoint once asked for is asked for again
+//! after a teardown. A key or port set there lasts as long as the device; repeating a setup does not take it back.
 
 use super::address::{DEFAULT_CLUSTER, Plan};
 use super::device::{DeviceMaker, DeviceSlot};
@@ -14,6 +18,7 @@ use super::error::NodeError;
 use super::host::Host;
 use super::key_store::KeyStore;
 use super::peers::PeerBook;
+use super::recovery::{Lost, Recovery};
 use crate::host::HostError;
 use crate::ipc::wire::SetupGlobalOverlay;
 use ginnel_backends::device::DeviceOptions;
@@ -21,7 +26,7 @@ use ginnel_engine::command::{DeviceUpdate, PrivateKeyUpdate};
 use ginnel_engine::key::{PrivateKey, PublicKey};
 use ginnel_engine::port::Offload;
 use ipnet::IpNet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 /// MTU of the interface: what a 1500-byte IPv6 path leaves after IP, UDP and WireGuard headers (40 + 8 + 32), as wg-quick
@@ -43,7 +48,7 @@ pub struct GlobalOverlay<M, H> {
     host: H,
     keys: KeyStore,
     tuning: Tuning,
-    changes: tokio::sync::Mutex<()>,
+    changes: tokio::sync::Mutex<Recovery>,
     view: RwLock<View>,
     peers: Mutex<PeerBook>,
     stopping: AtomicBool,
@@ -68,6 +73,8 @@ pub(super) struct Live {
     pub(super) interface: String,
     pub(super) public_key: PublicKey,
     pub(super) device: Arc<DeviceSlot>,
+    /// Datagrams the device received that are not WireGuard.
+    pub(super) diverted: Arc<AtomicU64>,
 }
 
 impl<M: DeviceMaker, H: Host> GlobalOverlay<M, H> {
@@ -90,9 +97,9 @@ impl<M: DeviceMaker, H: Host> GlobalOverlay<M, H> {
     ///
     /// # Errors
     /// [`NodeError`]; the overlay is as before then.
-    pub async fn set_up(&self, setup: &SetupGlobalOverlay) -> Result<String, NodeError> {
+    pub async fn set_up(self: &Arc<Self>, setup: &SetupGlobalOverlay) -> Result<String, NodeError> {
         let plan = Plan::new(setup)?;
-        let _turn = self.turn().await?;
+        let mut turn = self.turn().await?;
         let live = match self.view().live {
             Some(live) if live.device.is_running().await => {
                 if live.plan.interface != plan.interface {
@@ -101,13 +108,15 @@ impl<M: DeviceMaker, H: Host> GlobalOverlay<M, H> {
                 self.change(&live, &plan).await?;
                 Live { plan, ..live }
             }
-            Some(dead) => {
-                tracing::warn!(interface = %dead.interface, "the interface was removed by somebody else; making it again");
-                dead.device.close().await;
-                self.write_view().live = None;
-                self.bring_up(plan).await?
+            dead => {
+                if let Some(dead) = dead {
+                    turn.lost = Some(self.bury(dead).await);
+                }
+                let live = self.bring_up(plan, turn.lost.as_ref()).await?;
+                *turn = Recovery::default();
+                self.watch(&live);
+                live
             }
-            None => self.bring_up(plan).await?,
         };
         let interface = live.interface.clone();
         *self.write_view() = View { cluster: live.plan.cluster, slice: live.plan.slice, live: Some(live) };
@@ -119,7 +128,8 @@ impl<M: DeviceMaker, H: Host> GlobalOverlay<M, H> {
     /// # Errors
     /// [`NodeError::Stopping`].
     pub async fn tear_down(&self) -> Result<(), NodeError> {
-        let _turn = self.turn().await?;
+        let mut turn = self.turn().await?;
+        *turn = Recovery::default();
         self.close().await;
         Ok(())
     }
@@ -145,8 +155,12 @@ impl<M: DeviceMaker, H: Host> GlobalOverlay<M, H> {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn bring_up(&self, plan: Plan) -> Result<Live, NodeError> {
-        let private_key = self.identity().await?;
+    /// Makes a device according to `plan`, taking over what is left of a `lost` one.
+    pub(super) async fn bring_up(&self, plan: Plan, lost: Option<&Lost>) -> Result<Live, NodeError> {
+        let private_key = match lost.and_then(Lost::private_key) {
+            Some(key) => key,
+            None => self.identity().await?,
+        };
         let public_key = private_key.public();
         let options = DeviceOptions {
             name: plan.interface.clone(),
@@ -157,8 +171,8 @@ impl<M: DeviceMaker, H: Host> GlobalOverlay<M, H> {
         };
         let device = DeviceSlot::open(self.maker.clone(), options).await.map_err(NodeError::Create)?;
         let interface = device.name().await.unwrap_or_else(|| plan.interface.clone());
-        let live = Live { plan, interface, public_key, device };
-        if let Err(error) = self.configure(&live, private_key).await {
+        let live = Live { plan, interface, public_key, device, diverted: Arc::default() };
+        if let Err(error) = self.configure(&live, private_key, lost).await {
             live.device.close().await;
             return Err(error);
         }
@@ -167,14 +181,17 @@ impl<M: DeviceMaker, H: Host> GlobalOverlay<M, H> {
         Ok(live)
     }
 
-    async fn configure(&self, live: &Live, private_key: PrivateKey) -> Result<(), NodeError> {
-        let peers = self.peers().replay(&live.public_key);
+    async fn configure(&self, live: &Live, private_key: PrivateKey, lost: Option<&Lost>) -> Result<(), NodeError> {
+        let mut peers = self.peers().replay(&live.public_key);
+        if let Some(lost) = lost {
+            lost.place(&mut peers);
+        }
         let update = DeviceUpdate {
             private_key: Some(PrivateKeyUpdate::Set(private_key)),
-            listen_port: Some(live.plan.port),
+            listen_port: Some(lost.map_or(live.plan.port, |lost| lost.port(&live.plan))),
+            fwmark: lost.and_then(Lost::fwmark),
             replace_peers: true,
             peers,
-            ..DeviceUpdate::default()
         };
         live.device.apply(update).await.map_err(NodeError::ConfigureDevice)?;
         self.host.set_mtu(&live.interface, MTU).await?;
@@ -229,10 +246,26 @@ impl<M: DeviceMaker, H: Host> GlobalOverlay<M, H> {
         }
     }
 
-    /// Waits for earlier changes to end.
-    pub(super) async fn turn(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, NodeError> {
+    /// Waits for earlier changes to end, and notes those that came through the other door.
+    pub(super) async fn turn(&self) -> Result<tokio::sync::MutexGuard<'_, Recovery>, NodeError> {
         let turn = self.changes.lock().await;
-        if self.stopping.load(Ordering::Acquire) { Err(NodeError::Stopping) } else { Ok(turn) }
+        if self.stopping.load(Ordering::Acquire) {
+            return Err(NodeError::Stopping);
+        }
+        if let Some(live) = self.view().live
+            && let Some(state) = live.device.changed_state().await
+        {
+            self.peers().adopt(state.peers);
+        }
+        Ok(turn)
+    }
+
+    pub(super) fn note_live(&self, live: Live) {
+        self.write_view().live = Some(live);
+    }
+
+    pub(super) fn forget_live(&self) {
+        self.write_view().live = None;
     }
 
     fn write_view(&self) -> std::sync::RwLockWriteGuard<'_, View> {

@@ -1,10 +1,14 @@
 //! The peers the overlay is to have: remembered before there is a device, replayed whenever there is a new one.
 //!
 //! A prefix belongs to one peer; giving it to another takes it from the first, as in WireGuard itself.
+//!
+//! What others change in a running device (`wg set`) is adopted before the next change of ours, so it is replayed too:
+//! a peer removed there stays away until it is added again.
 
 use crate::ipc::wire::PeerSpec;
+use ginnel_backends::device::PeerState;
 use ginnel_engine::command::{AllowedIpUpdate, PeerUpdate};
-use ginnel_engine::key::{KeyError, PublicKey};
+use ginnel_engine::key::{KeyError, PresharedKey, PublicKey};
 use ginnel_engine::limits::PEERS_MAX;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, HashMap};
@@ -22,6 +26,8 @@ pub(super) struct Peer {
     pub(super) keepalive_secs: u16,
     /// Its prefixes, in the order given.
     pub(super) allowed_ips: Vec<IpNet>,
+    /// Its preshared key; only `wg` sets one.
+    pub(super) preshared_key: Option<PresharedKey>,
 }
 
 /// All of them.
@@ -81,6 +87,22 @@ impl PeerBook {
         }
     }
 
+    /// Takes over the peers of a device. Their endpoints there may be where they roamed to, so one that was asked for
+    /// stays.
+    pub(super) fn adopt(&mut self, peers: Vec<PeerState>) {
+        let asked = std::mem::take(self).peers;
+        for state in peers {
+            let endpoint = asked.get(&state.public_key).and_then(|peer| peer.endpoint).or(state.endpoint);
+            let peer = Peer {
+                endpoint,
+                keepalive_secs: state.persistent_keepalive_secs,
+                allowed_ips: state.allowed_ips,
+                preshared_key: state.preshared_key,
+            };
+            self.put(state.public_key, peer);
+        }
+    }
+
     /// What a new device has to be told, leaving out `own`, which is no peer of itself.
     pub(super) fn replay(&self, own: &PublicKey) -> Vec<PeerUpdate> {
         self.iter().filter(|(key, _)| *key != own).map(|(key, peer)| peer.update(*key)).collect()
@@ -112,12 +134,13 @@ impl Peer {
                 return Err(format!("more than {ALLOWED_IPS_MAX} allowed_ips: add the others with add_allowed_ip"));
             }
         }
-        Ok(Self { endpoint, keepalive_secs, allowed_ips })
+        Ok(Self { endpoint, keepalive_secs, allowed_ips, preshared_key: None })
     }
 
     /// The update that makes this of the peer `key`, new or not. A session in progress goes on.
     pub(super) fn update(&self, key: PublicKey) -> PeerUpdate {
         PeerUpdate {
+            preshared_key: self.preshared_key.clone().map(Some),
             endpoint: self.endpoint,
             persistent_keepalive_secs: Some(self.keepalive_secs),
             replace_allowed_ips: true,
@@ -208,6 +231,39 @@ mod tests {
         assert_eq!(updates[0].public_key, key(1));
         assert_eq!(updates[0].persistent_keepalive_secs, Some(25));
         assert!(updates[0].replace_allowed_ips && updates[0].allowed_ips.len() == 1);
+    }
+
+    #[test]
+    fn what_the_device_has_is_adopted() {
+        let state = |byte, endpoint: &str, allowed_ips: &[&str]| PeerState {
+            public_key: key(byte),
+            preshared_key: PresharedKey::new([byte; 32]),
+            endpoint: endpoint.parse().ok(),
+            persistent_keepalive_secs: 7,
+            allowed_ips: allowed_ips.iter().copied().map(net).collect(),
+            last_handshake: None,
+            rx_bytes: 0,
+            tx_bytes: 0,
+            rx_packets: 0,
+            tx_packets: 0,
+        };
+        let mut book = PeerBook::default();
+        let asked = "192.0.2.2:2".parse().ok();
+        book.put(key(1), peer("10.1.0.0/24").unwrap());
+        book.put(key(2), Peer { endpoint: asked, ..peer("10.2.0.0/24").unwrap() });
+        book.adopt(vec![
+            state(2, "198.51.100.2:2", &["10.1.0.0/24"]),
+            state(3, "198.51.100.3:3", &[]),
+            state(4, "", &["10.4.0.0/24"]),
+        ]);
+        assert!(book.peer(&key(1)).is_none());
+        let two = book.peer(&key(2)).unwrap();
+        assert_eq!((two.endpoint, two.keepalive_secs, &two.allowed_ips[..]), (asked, 7, &[net("10.1.0.0/24")][..]));
+        assert!(two.preshared_key.is_some() && two.update(key(2)).preshared_key.is_some());
+        assert_eq!(book.peer(&key(3)).unwrap().endpoint, "198.51.100.3:3".parse().ok());
+        assert_eq!(book.peer(&key(4)).unwrap().endpoint, None);
+        book.give(key(3), net("10.1.0.0/24"));
+        assert!(book.peer(&key(2)).unwrap().allowed_ips.is_empty(), "the owners of prefixes are known");
     }
 
     #[test]

@@ -5,8 +5,10 @@ use super::host::Host;
 use super::overlay::GlobalOverlay;
 use crate::ipc::wire::{OffloadStatus, PeerStatus, StatusSnapshot};
 use ginnel_backends::device::{DeviceState, PeerState};
+use ginnel_engine::key::PrivateKey;
 use ginnel_engine::port::{OffReason, Offload, OffloadState};
 use ipnet::IpNet;
+use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What is up. Waits for no change in progress.
@@ -25,14 +27,20 @@ pub(super) async fn snapshot<M: DeviceMaker, H: Host>(overlay: &GlobalOverlay<M,
     };
     status.peer_count = u32::try_from(status.peers.len()).unwrap_or(u32::MAX);
     if let Some(live) = view.live {
+        let diverted = live.diverted.load(Ordering::Relaxed);
+        status.totals.insert("diverted_datagrams".to_owned(), diverted);
         status.node_ip = Some(live.plan.node_ip());
-        status.public_key = Some(live.public_key.to_base64());
+        // `wg set` may have given the device another.
+        let public_key = device.as_ref().map(|device| device.private_key.as_ref().map(PrivateKey::public));
+        status.public_key = public_key.unwrap_or(Some(live.public_key)).map(|key| key.to_base64());
         status.interface = Some(live.interface);
     }
     if let Some(device) = device {
         let drops = device.drops.iter().filter(|(_, packets)| *packets > 0);
         status.drops = drops.map(|(reason, packets)| (reason.name().to_owned(), *packets)).collect();
         status.offloads = offloads(&device);
+        status.workers = u32::try_from(device.workers).ok();
+        status.totals.extend(device.totals.iter().map(|&(name, count)| (name.to_owned(), count)));
     }
     status
 }

@@ -10,8 +10,9 @@
 //! ```
 //!
 //! The accepting thread alone owns the list of clients; a byte in the wake channel makes it look at the stop flag and
-//! at clients that are done. It also looks for its socket file once a second: a device whose control socket was removed
-//! can no longer be found by anyone, and ends (wireguard-go does the same).
+//! at clients that are done. It also looks for its socket file once a second. A bare device whose control socket was
+//! removed can no longer be found by anyone, and ends (wireguard-go does the same); the device of an overlay is led by
+//! others and has its socket made again.
 
 use super::Configurable;
 use super::limits::{ANSWER_TIME_MAX, CLIENTS_MAX, REQUEST_TIME_MAX, SOCKET_FILE_CHECK_INTERVAL};
@@ -53,6 +54,20 @@ impl UapiServer {
         device: impl Configurable,
         on_lost: impl FnOnce() + Send + 'static,
     ) -> Result<Self, UapiError> {
+        Self::serve(directory, interface, device, OnLoss::Report(Some(Box::new(on_lost))))
+    }
+
+    /// Serves `device` at `<directory>/<interface>.sock` until dropped. A socket file that is removed is made again, as
+    /// long as nobody else listens in its place.
+    ///
+    /// # Errors
+    /// [`UapiError`]; no file is left behind then.
+    pub fn start_restoring(directory: &Path, interface: &str, device: impl Configurable) -> Result<Self, UapiError> {
+        let on_loss = OnLoss::Restore { directory: directory.to_owned(), interface: interface.to_owned() };
+        Self::serve(directory, interface, device, on_loss)
+    }
+
+    fn serve(directory: &Path, interface: &str, device: impl Configurable, on_loss: OnLoss) -> Result<Self, UapiError> {
         let (listener, file) = listen_at(directory, interface)?;
         let path = file.path().to_owned();
         let failed = |source| UapiError::System { action: "serving", path: path.clone(), source };
@@ -66,11 +81,10 @@ impl UapiServer {
             wake: wake.clone(),
             woken,
             clients: Vec::new(),
+            on_loss,
         };
-        let thread = thread::Builder::new()
-            .name(format!("uapi {interface}"))
-            .spawn(move || acceptor.run(on_lost))
-            .map_err(failed)?;
+        let thread =
+            thread::Builder::new().name(format!("uapi {interface}")).spawn(move || acceptor.run()).map_err(failed)?;
         Ok(Self { path, stopping, wake, thread: Some(thread) })
     }
 
@@ -101,6 +115,15 @@ struct Acceptor<C> {
     wake: Arc<UnixStream>,
     woken: UnixStream,
     clients: Vec<Client>,
+    on_loss: OnLoss,
+}
+
+/// What to do once the socket file is gone.
+enum OnLoss {
+    /// Tell the one who started the server, and serve no new clients.
+    Report(Option<Box<dyn FnOnce() + Send>>),
+    /// Make it again.
+    Restore { directory: PathBuf, interface: String },
 }
 
 struct Client {
@@ -110,11 +133,10 @@ struct Client {
 }
 
 impl<C: Configurable> Acceptor<C> {
-    fn run(mut self, on_lost: impl FnOnce()) {
-        let mut on_lost = Some(on_lost);
+    fn run(mut self) {
+        let mut serving = true;
         let mut checked = Instant::now();
         while !self.stopping.load(Ordering::SeqCst) {
-            let serving = on_lost.is_some();
             let (accept, pause) = match self.wait(serving && self.clients.len() < CLIENTS_MAX) {
                 Ok(ready) => (ready, None),
                 Err(error) => (false, Some(error)),
@@ -129,10 +151,7 @@ impl<C: Configurable> Acceptor<C> {
             }
             if serving && checked.elapsed() >= SOCKET_FILE_CHECK_INTERVAL {
                 checked = Instant::now();
-                if !self.file.is_ours() {
-                    tracing::debug!(path = %self.file.path().display(), "the WireGuard control socket was removed");
-                    on_lost.take().into_iter().for_each(|on_lost| on_lost());
-                }
+                serving = self.file.is_ours() || self.file_is_lost();
             }
         }
         for client in &self.clients {
@@ -140,6 +159,31 @@ impl<C: Configurable> Acceptor<C> {
         }
         for client in self.clients.drain(..) {
             let _ = client.thread.join();
+        }
+    }
+
+    /// Does what is to be done about a lost socket file. Returns whether clients can still come.
+    fn file_is_lost(&mut self) -> bool {
+        let path = self.file.path().display();
+        match &mut self.on_loss {
+            OnLoss::Report(report) => {
+                tracing::debug!(%path, "the WireGuard control socket was removed");
+                report.take().into_iter().for_each(|report| report());
+                false
+            }
+            OnLoss::Restore { directory, interface } => match listen_at(directory, interface) {
+                Ok((listener, file)) => {
+                    tracing::warn!(%path, "the WireGuard control socket was removed by somebody; made it again");
+                    // In this order: the old listener keeps the inode by which the old file is known not to be the new.
+                    self.file = file;
+                    self.listener = listener;
+                    true
+                }
+                Err(error) => {
+                    tracing::warn!(%path, %error, "the WireGuard control socket was removed and cannot be made again: wg(8) does not find this interface until it is set up anew");
+                    false
+                }
+            },
         }
     }
 
@@ -277,7 +321,7 @@ impl Write for Timed<'_> {
 mod tests {
     use super::*;
     use crate::uapi::testing::{FakeDevice, TempDir};
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
     use std::sync::mpsc;
 
     const GET: &[u8] = b"get=1\n\n";
@@ -416,6 +460,37 @@ mod tests {
         let (_, successor) = start(&temp);
         drop(server);
         assert_eq!(ask(&connect(&successor), GET), "errno=0\n\n", "the file of the successor stays");
+    }
+
+    #[test]
+    fn a_restoring_server_makes_its_file_again_but_leaves_a_place_that_is_taken() {
+        let temp = TempDir::new();
+        let directory = temp.path().join("served");
+        let server = UapiServer::start_restoring(&directory, "wg0", FakeDevice::new("wg0")).unwrap();
+        let inode = || std::fs::metadata(server.path()).ok().map(|file| file.ino());
+        let stream = connect(&server);
+        for round in 0..2 {
+            let before = inode();
+            std::fs::remove_file(server.path()).unwrap();
+            // Fails where the file is back already.
+            let _ = std::fs::remove_dir(&directory);
+            let started = Instant::now();
+            while inode() == before || UnixStream::connect(server.path()).is_err() {
+                assert!(started.elapsed() < LONG, "not made again in round {round}");
+                thread::sleep(Duration::from_millis(10));
+            }
+            assert_eq!(ask(&connect(&server), GET), "errno=0\n\n");
+            assert_eq!(std::fs::metadata(server.path()).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+        assert_eq!(ask(&stream, GET), "errno=0\n\n", "the connected are still served");
+        let (_, successor) = start(&temp);
+        std::fs::rename(successor.path(), server.path()).unwrap();
+        let taken = inode();
+        thread::sleep(SOCKET_FILE_CHECK_INTERVAL + Duration::from_millis(300));
+        assert_eq!(inode(), taken);
+        let path = server.path().to_owned();
+        drop(server);
+        assert!(UnixStream::connect(path).is_ok(), "the file of the successor stays");
     }
 
     #[test]

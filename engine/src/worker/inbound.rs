@@ -100,11 +100,13 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
         let base = SessionBase::of_index(receiver);
         let Some(id) = self.local(base, received, false, run) else { return };
         self.touch(id);
+        let now = self.now;
         let Some(peer) = self.peers.peer_mut(id) else { return };
-        let sessions = match (&mut peer.sessions, &mut peer.retired) {
-            (Some(sessions), _) if sessions.base == base => sessions,
-            (_, Some((retired, _))) if retired.base == base => retired,
-            _ => return self.drop_packets(DropReason::InboundUnknownIndex, 1),
+        let count = run.len().div_ceil(stride) as u64;
+        let (sessions, retired) = match (&mut peer.sessions, &mut peer.retired) {
+            (Some(sessions), _) if sessions.base == base => (sessions, false),
+            (_, Some((retired, until))) if retired.base == base && *until > now => (retired, true),
+            _ => return self.drop_packets(DropReason::InboundUnknownIndex, count),
         };
         let mut arrival = Arrival {
             train: run,
@@ -124,10 +126,11 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
         if authentic.datagrams == 0 {
             return;
         }
-        peer.traversed = self.now;
+        peer.traversed = now;
         bump(&peer.stats.rx_bytes, authentic.bytes);
         bump(&peer.stats.rx_packets, packets);
-        let news = sessions.confirm(receiver);
+        // A session that was retired before its first packet came completes nothing: the new keys are still waited for.
+        let news = sessions.confirm(receiver) && !retired;
         self.heard_from(id, received);
         if news {
             self.confirm(id);
@@ -209,6 +212,7 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
         };
         let owner = self.peers.owner(id);
         if owner == self.wiring.worker {
+            self.prepare(id);
             self.handle_handshake(id, received, message, Message::Initiation);
         } else {
             let received = Received { len: message.len(), ..*received };

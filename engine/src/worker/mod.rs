@@ -202,6 +202,13 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
         true
     }
 
+    /// Sees to it that the peer has sessions, if the device has an identity.
+    fn prepare(&mut self, id: PeerRef) {
+        if let Some(identity) = &self.identity {
+            self.peers.prepare(id, identity);
+        }
+    }
+
     /// Hands a load to the worker that owns it.
     fn hand_over(&mut self, to: u32, load: Load, bytes: &[u8], packets: u64) {
         if self.wiring.mail.hand_over(to, load, bytes) {

@@ -66,6 +66,10 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
         let now = self.now;
         let peer = self.peers.peer_mut(id).ok_or(DropReason::OutboundUnrouted)?;
         let endpoint = peer.endpoint.ok_or(DropReason::OutboundNoEndpoint)?;
+        if peer.sessions.is_none() {
+            self.prepare(id);
+        }
+        let peer = self.peers.peer_mut(id).ok_or(DropReason::OutboundUnrouted)?;
         let sessions = peer.sessions.as_mut().ok_or(DropReason::OutboundNoIdentity)?;
         // Sessions from before a change of the preshared key serve until the new ones are ready.
         let noise = match &mut peer.retired {

@@ -25,6 +25,10 @@ const QUIET_AFTER: Duration = Duration::from_secs(30);
 /// Pulse of a quiet peer: how late it may forget its keys.
 const QUIET_PULSE: Duration = Duration::from_secs(5);
 
+/// How long retired sessions go on receiving once there are new ones: what the peer sent before it heard of those is still
+/// under way. A peer that has not heard of them after this time asks again (paper, section 6.1, `REKEY_TIMEOUT`).
+const RETIRED_GRACE: Duration = Duration::from_secs(5);
+
 /// Timer runs per turn: the rest waits for the next turn, so that packets are not kept waiting.
 const RUNS_PER_TURN: usize = 64;
 
@@ -91,7 +95,12 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
         peer.pulsed = now;
         let due =
             peer.keepalive.is_some_and(|every| now.since(peer.traversed) >= every || peer.traversed == Tick::default());
-        let (Some(sessions), Some(endpoint)) = (&mut peer.sessions, peer.endpoint) else { return Pulse::Dormant };
+        let Some(endpoint) = peer.endpoint else { return Pulse::Dormant };
+        if due && peer.sessions.is_none() {
+            self.prepare(id);
+        }
+        let Some(peer) = self.peers.peer_mut(id) else { return Pulse::Dormant };
+        let Some(sessions) = &mut peer.sessions else { return Pulse::Dormant };
         let mut departure = Departure {
             outbox: &mut self.outbox,
             link: &mut self.link,
@@ -113,8 +122,7 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
             peer.traversed = now;
             bump(&peer.stats.tx_bytes, sent.bytes);
         }
-        let ready = sessions.noise.ready();
-        if peer.retired.as_ref().is_some_and(|(_, until)| ready || *until <= now) {
+        if peer.retired.as_ref().is_some_and(|(_, until)| *until <= now) {
             self.peers.drop_retired(id);
         }
         if pulse == Pulse::Abandoned {
@@ -133,12 +141,15 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
     fn plan(&mut self, id: PeerRef, pulse: Pulse) {
         let now = self.now;
         let Some(peer) = self.peers.peer_mut(id) else { return };
-        let quiet = now.since(peer.traversed) >= QUIET_AFTER && peer.sessions.as_ref().is_some_and(|s| s.noise.ready());
-        let pulsing = (pulse == Pulse::Alive).then(|| now + if quiet { QUIET_PULSE } else { N::PULSE });
-        let keepalive = peer
-            .keepalive
-            .filter(|_| peer.endpoint.is_some() && peer.sessions.is_some())
-            .map(|every| (peer.traversed + every).max(now + N::PULSE));
+        let pulsing = match pulse {
+            Pulse::Asking => Some(N::PULSE),
+            Pulse::Keyed if now.since(peer.traversed) < QUIET_AFTER => Some(N::PULSE),
+            Pulse::Keyed => Some(QUIET_PULSE),
+            Pulse::Abandoned | Pulse::Dormant => None,
+        };
+        let pulsing = pulsing.map(|after| now + after);
+        let keepalive = peer.keepalive.filter(|_| peer.endpoint.is_some() && self.identity.is_some());
+        let keepalive = keepalive.map(|every| (peer.traversed + every).max(now + N::PULSE));
         if let Some(at) = [pulsing, keepalive].into_iter().flatten().min() {
             self.timers.no_later(peer, at);
         }
@@ -150,7 +161,9 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
         let Some(peer) = self.peers.peer_mut(id) else { return };
         peer.stats.handshake_tick.store(now.0.saturating_add(1), Ordering::Relaxed);
         let key = peer.key;
-        self.peers.drop_retired(id);
+        if let Some((_, until)) = &mut peer.retired {
+            *until = (*until).min(now + RETIRED_GRACE);
+        }
         self.tell(Event::HandshakeCompleted { peer: key });
     }
 }

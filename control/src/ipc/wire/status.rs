@@ -1,8 +1,8 @@
 //! The answer to `status`.
 //!
-//! Beyond the published fields it carries additions that older clients ignore: `boot_id`, `node_id`, `version`, `offloads`, `drops`,
-//! and byte counters per peer. They are omitted where unknown, so that a snapshot of an older daemon reads and writes
-//! unchanged.
+//! Beyond the published fields it carries additions that older clients ignore: `boot_id`, `node_id`, `version`,
+//! `offloads`, `drops`, `workers`, `totals`, and byte counters per peer. They are omitted where unknown, so that a
+//! snapshot of an older daemon reads and writes unchanged.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -51,6 +51,12 @@ pub struct StatusSnapshot {
     /// Packets the global device dropped, by reason; reasons that never happened are left out.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub drops: BTreeMap<String, u64>,
+    /// Worker threads of the global device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workers: Option<u32>,
+    /// What the global device has counted since it was made, over all its workers, by name of the counter.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub totals: BTreeMap<String, u64>,
 }
 
 /// One peer of a snapshot.

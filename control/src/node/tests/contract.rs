@@ -73,11 +73,9 @@ async fn status_has_the_shape_of_the_paper_and_more() {
         r#"{{"frame":"response","id":20,"response":{{"result":"status","interface":"zl-prod-0-g","node_ip":"10.200.5.1","public_key":"{key}","overlay_cidr":"10.200.0.0/16","slice_cidr":"10.200.5.0/28","peer_count":1,"service_count":0,"peers":[{{"public_key":"0909090909090909090909090909090909090909090909090909090909090909","endpoint":"192.0.2.50:51420","allowed_ips":"10.200.9.0/28","last_handshake_unix_secs":0,"rx_bytes":1000,"tx_bytes":2000}}],"boot_id":""#
     );
     assert!(full.starts_with(&expected), "{full}");
-    assert!(
-        full.ends_with(
-            r#""offloads":[{"name":"tun_tcp","state":"on","fallbacks":0}],"drops":{"outbound_unrouted":1}}}"#
-        )
-    );
+    assert!(full.ends_with(
+        r#""offloads":[{"name":"tun_tcp","state":"on","fallbacks":0}],"drops":{"outbound_unrouted":1},"workers":1,"totals":{"diverted_datagrams":0}}}"#
+    ));
 }
 
 #[tokio::test]

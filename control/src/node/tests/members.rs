@@ -1,6 +1,7 @@
 //! Peers and prefixes: added, changed, moved, refused.
 
 use super::*;
+use ginnel_engine::key::PresharedKey;
 use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -118,4 +119,42 @@ async fn bad_peers_are_refused_in_the_words_of_the_catalogue_whether_a_device_is
         }
         assert_eq!(status(&mut client).await.peer_count, 0);
     }
+}
+
+#[tokio::test]
+async fn what_wg_sets_shows_holds_and_is_not_undone() {
+    let daemon = Daemon::start().await;
+    let mut client = daemon.client().await;
+    bring_up(&mut client, usual()).await;
+    for byte in 1..=3 {
+        ok(&mut client, add(byte, &format!("192.0.2.{byte}:1"), &format!("10.200.{byte}.0/28"))).await;
+    }
+    daemon.lab.wg_set(NAME, |link| {
+        link.peers.remove(0);
+        link.peers[0].preshared_key = PresharedKey::new([7; 32]);
+        link.peers[1].public_key = key(4);
+        link.port = 7777;
+    });
+    let shown: Vec<_> = status(&mut client).await.peers.into_iter().map(|peer| peer.public_key).collect();
+    assert_eq!(shown, [key(2).to_hex(), key(4).to_hex()]);
+
+    // A peer that is gone is unknown, one that came is known, and repeating the setup takes nothing back.
+    let message = refused(&mut client, allow("add_allowed_ip", 1, "10.200.77.0/28")).await;
+    assert!(message.contains("unknown peer"), "{message}");
+    ok(&mut client, allow("add_allowed_ip", 4, "10.200.44.0/28")).await;
+    bring_up(&mut client, usual()).await;
+    assert_eq!(daemon.lab.world().links[NAME].port, 7777);
+    ok(&mut client, add(2, "192.0.2.2:1", "10.200.22.0/28")).await;
+    let expected = [
+        (key(2), "192.0.2.2:1".to_owned(), "10.200.22.0/28".to_owned()),
+        (key(4), "192.0.2.3:1".to_owned(), "10.200.3.0/28,10.200.44.0/28".to_owned()),
+    ];
+    assert_eq!(peers(&daemon), expected);
+
+    ok(&mut client, Request::TeardownGlobalOverlay).await;
+    bring_up(&mut client, usual()).await;
+    assert_eq!(peers(&daemon), expected);
+    let world = daemon.lab.world();
+    assert!(world.links[NAME].peers[0].preshared_key == PresharedKey::new([7; 32]));
+    assert_eq!(world.links[NAME].port, 51420);
 }

@@ -4,6 +4,7 @@ mod contract;
 mod malformed;
 mod members;
 mod overlay;
+mod recovery;
 
 use super::fake::Lab;
 use super::{KeyStore, Node, Tuning};

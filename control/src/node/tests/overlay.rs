@@ -172,7 +172,7 @@ async fn peers_are_remembered_before_setup_and_replayed_after_every_loss() {
     bring_up(&mut client, usual()).await;
     assert_eq!(peers(&daemon), expected);
 
-    daemon.lab.delete_link(NAME);
+    daemon.lab.delete_link_unnoticed(NAME);
     let message = refused(&mut client, add(4, "192.0.2.4:4", "")).await;
     assert!(message.starts_with("overlay engine error: add_peer failed: the device has stopped"), "{message}");
     bring_up(&mut client, usual()).await;
