@@ -30,6 +30,8 @@ pub struct PartyOptions {
     pub port: u16,
     /// Which network is inside: the second part of its IPv4 addresses.
     pub network: u8,
+    /// Worker threads, 0 for one per core; of [`Make::Ginnel`] only.
+    pub workers: usize,
     /// Offloads not to be used; of [`Make::Ginnel`] only.
     pub offloads_off: Vec<Offload>,
     /// Further arguments; of programs only.
@@ -40,7 +42,16 @@ pub struct PartyOptions {
 
 impl From<Make> for PartyOptions {
     fn from(make: Make) -> Self {
-        Self { make, mtu: 1_420, port: 51_820, network: 77, offloads_off: Vec::new(), arguments: &[], key: None }
+        Self {
+            make,
+            mtu: 1_420,
+            port: 51_820,
+            network: 77,
+            workers: 0,
+            offloads_off: Vec::new(),
+            arguments: &[],
+            key: None,
+        }
     }
 }
 
@@ -324,7 +335,7 @@ fn start_ours(options: &PartyOptions, node: &Node, interface: &str) -> Body {
     let device_options = DeviceOptions {
         name: interface.into(),
         mtu: options.mtu,
-        workers: 0,
+        workers: options.workers,
         pinned: false,
         offloads_off: options.offloads_off.clone(),
     };
