@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -171,6 +171,27 @@ fn signals_end_it_within_seconds_and_nothing_stays() {
             assert!(!Path::new(SOCKET).exists() && !Path::new(UAPI_SOCKET).exists());
             assert!(!daemon.log().contains("making it again"), "{}", daemon.log());
         }
+    });
+}
+
+#[test]
+fn the_service_manager_is_told() {
+    in_private_machine(|| {
+        let manager = UnixDatagram::bind("/run/notify").unwrap();
+        manager.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let heard = || {
+            let mut bytes = [0; 64];
+            let length = manager.recv(&mut bytes).unwrap();
+            String::from_utf8(bytes[..length].to_vec()).unwrap()
+        };
+        let variables = [("NOTIFY_SOCKET", "/run/notify")];
+        let mut daemon = Daemon::start_with(&installed_as("ginneld"), &[], &variables);
+        assert_eq!(heard(), "READY=1");
+        // Ready means that an order is taken at the first try.
+        assert!(UnixStream::connect("/run/ginnel/ginneld.sock").is_ok());
+        daemon.signal(Signal::SIGTERM);
+        assert_eq!(heard(), "STOPPING=1");
+        assert!(daemon.end().0.success());
     });
 }
 
