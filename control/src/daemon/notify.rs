@@ -58,7 +58,7 @@ fn address(name: &OsStr) -> io::Result<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ipc::temp_dir::TempDir;
+    use crate::temp_dir::TempDir;
 
     fn heard(socket: &UnixDatagram) -> String {
         let mut bytes = [0; 64];

@@ -48,7 +48,7 @@ impl BlockingClient {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ipc::temp_dir::TempDir;
+    use crate::temp_dir::TempDir;
     use std::io::{Read, Write};
     use std::os::unix::net::UnixListener;
 

@@ -14,6 +14,3 @@ pub mod server;
 pub mod socket;
 pub mod stop;
 pub mod wire;
-
-#[cfg(test)]
-pub(crate) mod temp_dir;

@@ -131,7 +131,7 @@ mod tests {
     use crate::ipc::server::{Caller, Handler, Limits, serve};
     use crate::ipc::socket::BoundSocket;
     use crate::ipc::stop::Stop;
-    use crate::ipc::temp_dir::TempDir;
+    use crate::temp_dir::TempDir;
     use std::sync::{Arc, Mutex};
 
     /// Answers as a daemon would, and keeps what it is asked.
