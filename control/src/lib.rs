@@ -11,4 +11,6 @@ pub mod ipc;
 pub mod lab;
 mod log_budget;
 pub mod node;
+#[cfg(test)]
+mod temp_dir;
 pub mod uapi;

@@ -2,7 +2,8 @@
 //! process; in these roles the test is the program, around a device without a kernel.
 
 use super::*;
-use crate::uapi::testing::{FakeDevice, TempDir, in_private_run};
+use crate::temp_dir::TempDir;
+use crate::uapi::testing::{FakeDevice, in_private_run};
 use clap::Parser;
 use ginnel_backends::device::DeviceState;
 use ginnel_engine::command::DeviceUpdate;

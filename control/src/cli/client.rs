@@ -2,10 +2,11 @@
 
 use super::{json, table};
 use crate::daemon::{Surroundings, System};
-use crate::ipc::client::{Client, ClientError};
-use crate::ipc::wire::{Request, Response, StatusSnapshot};
+use crate::ipc::blocking::BlockingClient;
+use crate::ipc::client::ClientError;
+use crate::ipc::wire::StatusSnapshot;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -38,7 +39,7 @@ pub(super) fn peers(args: &Args) -> ExitCode {
 
 fn show(args: &Args, render: impl FnOnce(&StatusSnapshot) -> String) -> ExitCode {
     let socket = args.socket.clone().unwrap_or_else(default_socket);
-    match ask(socket) {
+    match ask(&socket) {
         Ok(status) => {
             // A reader that left early, like head(1), has what it wanted.
             let _ = std::io::stdout().write_all(render(&status).as_bytes());
@@ -51,16 +52,8 @@ fn show(args: &Args, render: impl FnOnce(&StatusSnapshot) -> String) -> ExitCode
     }
 }
 
-fn ask(socket: PathBuf) -> Result<StatusSnapshot, ClientError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|source| ClientError::Unreachable { path: socket.clone(), source })?;
-    runtime.block_on(async {
-        let mut client = Client::connect(&socket).await?.with_call_time(CALL_TIME);
-        match client.call(Request::Status).await? {
-            Response::Status(status) => Ok(*status),
-            other => Err(ClientError::Unintelligible(format!("{other:?} in answer to status"))),
-        }
-    })
+fn ask(socket: &Path) -> Result<StatusSnapshot, ClientError> {
+    BlockingClient::connect(socket, CALL_TIME)?.status()
 }
 
 /// The first daemon of this node that has a socket; its own name where none has.

@@ -37,7 +37,7 @@ fn of_file(path: &Path) -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ipc::temp_dir::TempDir;
+    use crate::temp_dir::TempDir;
 
     #[test]
     fn the_digest_is_that_of_the_content() {

@@ -50,7 +50,7 @@ fn holder(file: File) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ipc::temp_dir::TempDir;
+    use crate::temp_dir::TempDir;
     use std::os::unix::fs::PermissionsExt;
 
     #[test]

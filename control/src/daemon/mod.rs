@@ -1,7 +1,8 @@
 //! The process: what it is started with, what it holds while it runs, and how it ends.
 //!
 //! Order of the start: flags, log, state directory and its lock, runtime, signals, netlink, socket. Everything that can be
-//! wrong with the surroundings is found before the socket is there, so a client that can connect can also be served.
+//! wrong with the surroundings is found before the socket is there, so a client that can connect can also be served. Then
+//! the service manager is told, if one waits.
 //!
 //! The end is the same for SIGTERM, SIGINT and the `shutdown` request: no new requests, take the overlay down, exit 0.
 //! Taking down has a deadline, after which the process exits anyway; the kernel removes its interfaces then. A second
@@ -12,6 +13,7 @@ mod build_id;
 mod defaults;
 mod lock;
 mod logging;
+mod notify;
 
 #[cfg(test)]
 mod process_tests;
@@ -26,6 +28,7 @@ use crate::ipc::socket::{BindError, BoundSocket};
 use crate::ipc::stop::Stop;
 use crate::node::{DeviceMaker, Host, KernelDevices, KeyStore, Node, Tuning};
 use lock::{InstanceLock, LockError};
+use notify::Notifier;
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
@@ -142,11 +145,14 @@ async fn live<M: DeviceMaker, H: Host>(
     let socket = BoundSocket::bind(&config.socket, Some(config.group)).await?;
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(socket = %socket.path().display(), state = %config.state_dir.display(), version, "ready");
+    let notifier = Notifier::of_process();
+    notifier.ready();
     let asked_by = tokio::select! {
         () = serve(&socket, node.clone(), Limits::default(), Stop::default()) => "a request",
         name = signals.next() => name,
     };
     tracing::info!(asked_by, "shutting down");
+    notifier.stopping();
     drop(socket);
     tokio::select! {
         done = tokio::time::timeout(config.teardown_time, node.overlay().shut_down()) => match done {

@@ -4,9 +4,9 @@
 
 use super::*;
 use crate::ipc::client::Client;
-use crate::ipc::temp_dir::TempDir;
 use crate::ipc::wire::{Request, Response, SetupGlobalOverlay};
 use crate::node::fake::Lab;
+use crate::temp_dir::TempDir;
 use nix::sys::signal::{self as send, Signal as Number};
 use nix::unistd::Pid;
 use std::path::Path;

@@ -7,7 +7,8 @@
 mod show;
 
 use crate::host::HostError;
-use crate::lab::orchestrator::{Orchestrator, OrchestratorError, Overlay, Status};
+use crate::ipc::wire::StatusSnapshot;
+use crate::lab::orchestrator::{Orchestrator, OrchestratorError, Overlay};
 use crate::lab::process::{Keeper, Process, Scratch};
 use crate::lab::traffic::{self, Amount, EchoPlan, EchoReport, End, TcpPlan, TcpReport, TrafficError};
 use crate::lab::user_ns::{self, Rights, UserNsError};
@@ -98,7 +99,7 @@ struct Outcome {
 struct NodeOutcome {
     pid: u32,
     underlay: Ipv4Addr,
-    status: Status,
+    status: StatusSnapshot,
     rss_bytes: u64,
 }
 
@@ -155,7 +156,7 @@ struct Actor {
     daemon: Process,
     orchestrator: Orchestrator,
     slice: IpNet,
-    status: Status,
+    status: StatusSnapshot,
 }
 
 impl Stage {
@@ -179,7 +180,7 @@ impl Stage {
         for (index, daemon) in daemons.into_iter().enumerate() {
             let orchestrator = await_daemon(index, &daemon, &file(index, "sock"))?;
             let slice = IpNet::new_assert(Ipv4Addr::new(10, 200, number(index), 0).into(), 24);
-            actors.push(Actor { daemon, orchestrator, slice, status: Status::default() });
+            actors.push(Actor { daemon, orchestrator, slice, status: StatusSnapshot::default() });
         }
         for (index, actor) in actors.iter_mut().enumerate() {
             let overlay = Overlay {
@@ -287,9 +288,9 @@ impl Actor {
         index: usize,
         work: impl FnOnce(&mut Orchestrator) -> Result<T, OrchestratorError>,
     ) -> Result<T, DemoError> {
-        work(&mut self.orchestrator).map_err(|source| match source {
-            OrchestratorError::Refused { .. } => DemoError::Orchestrator { node: index + 1, source },
-            other => self.blame(index, &other.to_string()),
+        work(&mut self.orchestrator).map_err(|source| match source.is_refusal() {
+            true => DemoError::Orchestrator { node: index + 1, source },
+            false => self.blame(index, &source.to_string()),
         })
     }
 

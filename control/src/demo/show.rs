@@ -1,6 +1,7 @@
 //! What the demo tells: a table for people, an object for machines, and the way into the nodes.
 
 use super::{NodeOutcome, Outcome};
+use crate::ipc::wire::OffloadStatus;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -9,14 +10,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub(super) fn table(outcome: &Outcome) -> String {
     let mut rows = vec![["node", "overlay", "underlay", "handshake", "received", "sent", "memory"].map(String::from)];
     for (index, node) in outcome.nodes.iter().enumerate() {
-        let peers = &node.status.peers;
         rows.push([
             (index + 1).to_string(),
             node.status.node_ip.map_or("–".into(), |ip| ip.to_string()),
             node.underlay.to_string(),
             latest_handshake(node).map_or("none".into(), |age| format!("{} s ago", age.as_secs())),
-            bytes(peers.iter().map(|peer| peer.rx_bytes).sum()),
-            bytes(peers.iter().map(|peer| peer.tx_bytes).sum()),
+            bytes(received(node)),
+            bytes(sent(node)),
             bytes(node.rss_bytes),
         ]);
     }
@@ -61,7 +61,7 @@ pub(super) fn table(outcome: &Outcome) -> String {
 /// The same for machines.
 pub(super) fn json(outcome: &Outcome) -> Value {
     let node = |(index, node): (usize, &NodeOutcome)| {
-        let offload = |o: &crate::lab::orchestrator::OffloadStatus| json!({ "name": o.name, "state": o.state, "fallbacks": o.fallbacks });
+        let offload = |o: &OffloadStatus| json!({ "name": o.name, "state": o.state, "fallbacks": o.fallbacks });
         json!({
             "node": index + 1,
             "pid": node.pid,
@@ -69,8 +69,8 @@ pub(super) fn json(outcome: &Outcome) -> Value {
             "overlay_ip": node.status.node_ip,
             "underlay_ip": node.underlay,
             "handshake_age_secs": latest_handshake(node).map(|age| age.as_secs()),
-            "rx_bytes": node.status.peers.iter().map(|peer| peer.rx_bytes).sum::<u64>(),
-            "tx_bytes": node.status.peers.iter().map(|peer| peer.tx_bytes).sum::<u64>(),
+            "rx_bytes": received(node),
+            "tx_bytes": sent(node),
             "rss_bytes": node.rss_bytes,
             "offloads": node.status.offloads.iter().map(offload).collect::<Vec<_>>(),
             "drops": node.status.drops,
@@ -126,6 +126,14 @@ fn latest_handshake(node: &NodeOutcome) -> Option<Duration> {
     Some(SystemTime::now().duration_since(at).unwrap_or_default())
 }
 
+fn received(node: &NodeOutcome) -> u64 {
+    node.status.peers.iter().filter_map(|peer| peer.rx_bytes).sum()
+}
+
+fn sent(node: &NodeOutcome) -> u64 {
+    node.status.peers.iter().filter_map(|peer| peer.tx_bytes).sum()
+}
+
 fn micros(time: Duration) -> String {
     format!("{:.0} µs", time.as_secs_f64() * 1e6)
 }
@@ -160,8 +168,9 @@ mod tests {
     fn outcome() -> Outcome {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
         let status = json!({
-            "interface": "gnl-demo-1-g", "node_ip": "10.200.1.1", "public_key": "k",
-            "peers": [{ "public_key": "p", "last_handshake_unix_secs": now - 7, "rx_bytes": 2_500_000, "tx_bytes": 9 }],
+            "interface": "zl-demo-1-g", "node_ip": "10.200.1.1", "public_key": "k", "peer_count": 1, "service_count": 0,
+            "peers": [{ "public_key": "p", "endpoint": "", "allowed_ips": "", "last_handshake_unix_secs": now - 7,
+                "rx_bytes": 2_500_000, "tx_bytes": 9 }],
             "offloads": [{ "name": "tun_tcp", "state": "on", "fallbacks": 0 }],
             "drops": { "replay": 2, "no_route": 0 },
         });

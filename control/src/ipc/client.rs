@@ -127,7 +127,7 @@ impl Client {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ipc::temp_dir::TempDir;
+    use crate::temp_dir::TempDir;
     use tokio::net::UnixListener;
 
     /// A server that answers the first request with `frames`, then waits.

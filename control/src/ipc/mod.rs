@@ -4,15 +4,13 @@
 //! client ──► frame (u32 LE + JSON) ──► wire (types) ──► server ──► a Handler (the node)
 //! ```
 //!
-//! [`frame`] knows bytes, [`wire`] words, [`socket`] the file, [`server`] connections, [`client`] the other end. What a
-//! request does is not known here.
+//! [`frame`] knows bytes, [`wire`] words, [`socket`] the file, [`server`] connections, [`client`] the other end,
+//! [`blocking`] the same for code without a runtime. What a request does is not known here.
 
+pub mod blocking;
 pub mod client;
 pub mod frame;
 pub mod server;
 pub mod socket;
 pub mod stop;
 pub mod wire;
-
-#[cfg(test)]
-pub(crate) mod temp_dir;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::ipc::client::{Client, ClientError};
-use crate::ipc::temp_dir::TempDir;
+use crate::temp_dir::TempDir;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -170,7 +170,7 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ipc::temp_dir::TempDir;
+    use crate::temp_dir::TempDir;
 
     #[tokio::test]
     async fn mode_and_directories_are_made_and_the_file_goes_with_the_owner() {

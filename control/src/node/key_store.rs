@@ -148,7 +148,7 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> KeySto
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ipc::temp_dir::TempDir;
+    use crate::temp_dir::TempDir;
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).unwrap().permissions().mode() & 0o7777

@@ -320,7 +320,8 @@ impl Write for Timed<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::uapi::testing::{FakeDevice, TempDir};
+    use crate::temp_dir::TempDir;
+    use crate::uapi::testing::FakeDevice;
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
     use std::sync::mpsc;
 

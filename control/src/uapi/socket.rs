@@ -156,7 +156,7 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::uapi::testing::TempDir;
+    use crate::temp_dir::TempDir;
     use nix::sys::stat::umask;
     use std::os::unix::net::UnixStream;
 

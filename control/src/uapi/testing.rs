@@ -9,9 +9,9 @@ use ipnet::IpNet;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The obvious model of a device: it keeps what it is told.
 pub(crate) struct FakeDevice {
@@ -159,29 +159,6 @@ pub(crate) fn peer_state(key: [u8; 32]) -> PeerState {
 /// 32 equal bytes, in hexadecimal.
 pub(crate) fn hex_key(byte: u8) -> String {
     PublicKey([byte; 32]).to_hex()
-}
-
-/// A directory of this test alone, removed at its end.
-pub(crate) struct TempDir(PathBuf);
-
-impl TempDir {
-    pub(crate) fn new() -> Self {
-        static LAST: AtomicU32 = AtomicU32::new(0);
-        let number = LAST.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("ginnel-uapi-{}-{number}", std::process::id()));
-        std::fs::create_dir(&path).expect("the directory of temporary files is writable");
-        Self(path)
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for TempDir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 /// Runs `test` on a thread with a `/run` and a network of its own, which the threads and programs it starts inherit.

@@ -1,0 +1,134 @@
+//! A machine of a test's own: namespaces for mounts and network, so that a daemon finds `/run`, `/var/lib` and the network
+//! of a fresh host, and leaves nothing behind. And the daemons that run in it.
+
+use ginnel_control::host::{HostError, LinkInfo, Netlink, Netns};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Longer than anything here takes, on a machine however busy.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Runs `test` on a machine of its own: on a thread in new namespaces, which the processes it starts inherit. Prints why
+/// where that cannot be had.
+pub fn in_private_machine(test: impl FnOnce() + Send + 'static) {
+    let run = || -> Result<(), String> {
+        File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/net/tun")
+            .map_err(|error| format!("/dev/net/tun: {error}"))?;
+        if !fs::canonicalize("/var/run").is_ok_and(|path| path == Path::new("/run")) {
+            return Err("/var/run is not /run here".to_owned());
+        }
+        unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)
+            .map_err(|errno| format!("no namespaces of one's own: {errno}"))?;
+        let none = None::<&str>;
+        let tmpfs = |at| mount(Some("tmpfs"), at, Some("tmpfs"), MsFlags::empty(), none);
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
+            .and_then(|()| tmpfs("/run"))
+            .and_then(|()| tmpfs("/var/lib"))
+            .map_err(|errno| format!("no mounts of one's own: {errno}"))?;
+        Netns::current().and_then(|netns| netns.bring_lo_up()).map_err(|error| error.to_string())?;
+        test();
+        Ok(())
+    };
+    match thread::spawn(run).join() {
+        Ok(Ok(())) => {}
+        Ok(Err(reason)) => println!("skipped: {reason}"),
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
+/// Asks the kernel of this machine.
+pub fn ask_kernel<T: Send>(work: impl AsyncFnOnce(&Netlink) -> Result<T, HostError> + Send) -> T {
+    Netns::current()
+        .and_then(|netns| netns.configure(work))
+        .expect("the network of the test's own machine is open to it")
+}
+
+/// The interface called `name`, if there is one.
+pub fn link(name: &str) -> Option<LinkInfo> {
+    ask_kernel(async |netlink| netlink.find_link(name).await)
+}
+
+/// Looks again and again until `holds`.
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < PATIENCE, "waited in vain: {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The program under test, installed under `name`.
+pub fn installed_as(name: &str) -> PathBuf {
+    let path = Path::new("/run/bin").join(name);
+    fs::create_dir_all("/run/bin").unwrap();
+    match std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_ginneld"), &path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => panic!("{error}"),
+        _ => path,
+    }
+}
+
+/// A daemon. Dropping it kills it.
+pub struct Daemon {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Daemon {
+    /// Starts `program`; it may take a moment until it is ready.
+    pub fn start(program: &Path, args: &[&str]) -> Self {
+        Self::start_with(program, args, &[])
+    }
+
+    /// Starts `program` with variables of its environment.
+    pub fn start_with(program: &Path, args: &[&str], variables: &[(&str, &str)]) -> Self {
+        let log = (0..).map(|number| PathBuf::from(format!("/run/log.{number}"))).find(|path| !path.exists()).unwrap();
+        let mut command = Command::new(program);
+        for variable in ["ZLAYER_DATA_DIR", "RUST_LOG", "NOTIFY_SOCKET"] {
+            command.env_remove(variable);
+        }
+        command.args(args).envs(variables.iter().copied()).stdin(Stdio::null()).stdout(Stdio::null());
+        let child = command.stderr(File::create(&log).unwrap()).spawn().unwrap();
+        Self { child, log }
+    }
+
+    /// What it has said so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
+    }
+
+    /// Waits for its end. Returns how it ended and how long that took.
+    pub fn end(&mut self) -> (ExitStatus, Duration) {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return (status, start.elapsed());
+            }
+            assert!(start.elapsed() < PATIENCE, "the daemon does not end:\n{}", self.log());
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            println!("the daemon said:\n{}", self.log());
+        }
+    }
+}
