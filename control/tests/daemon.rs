@@ -7,6 +7,7 @@
 mod common;
 
 use common::{PATIENCE, has_link, on_own_ground, until};
+use ginnel_control::ipc::wire::{PeerScope, Request};
 use ginnel_control::lab::orchestrator::{Orchestrator, Overlay};
 use ginnel_control::lab::process::{Keeper, Process, Scratch};
 use ginnel_control::lab::traffic::{Amount, End, TcpPlan, tcp, wait_reachable};
@@ -14,7 +15,6 @@ use ginnel_control::lab::{Lab, LabOptions, Node};
 use ipnet::IpNet;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::json;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::process::Command;
@@ -143,7 +143,7 @@ fn an_overlay_carries_traffic_and_goes_with_its_daemon() {
         assert!(has_link(netns, &a.interface));
         // Asked to end by a signal, and by a request.
         a.signal(Signal::SIGTERM);
-        b.orchestrator.call(json!({ "op": "shutdown" })).expect("it agrees");
+        b.orchestrator.call(Request::Shutdown).expect("it agrees");
         for daemon in [&a, &b] {
             until("the daemon ends", || daemon.process.ended().is_some());
             assert!(daemon.process.ended().is_some_and(|status| status.success()), "{}", daemon.process.last_words());
@@ -207,12 +207,14 @@ fn peers_change_under_traffic() {
                 let endpoint = "192.0.2.77:51420".parse().expect("an address");
                 let prefix = "10.200.77.0/24".parse().expect("a prefix");
                 a.orchestrator.add_peer(other, endpoint, prefix, 25).expect("the peer is added");
-                for (op, key) in [("add_allowed_ip", other), ("add_allowed_ip", &b.public_key)] {
-                    let request = json!({ "op": op, "pubkey": key, "cidr": "10.200.99.0/24" });
+                for pubkey in [other.to_owned(), b.public_key.clone()] {
+                    let cidr = "10.200.99.0/24".to_owned();
+                    let request = Request::AddAllowedIp { pubkey, cidr, scope: PeerScope::Global };
                     a.orchestrator.call(request).expect("the prefix moves");
                 }
                 if round % 2 == 0 {
-                    a.orchestrator.call(json!({ "op": "remove_peer", "pubkey": other })).expect("the peer goes");
+                    let request = Request::RemovePeer { pubkey: other.to_owned(), scope: PeerScope::Global };
+                    a.orchestrator.call(request).expect("the peer goes");
                 }
             }
             stop.store(true, Ordering::Relaxed);

@@ -25,6 +25,10 @@ const QUIET_AFTER: Duration = Duration::from_secs(30);
 /// Pulse of a quiet peer: how late it may forget its keys.
 const QUIET_PULSE: Duration = Duration::from_secs(5);
 
+/// After so long without traffic all keys have ended, whatever the library says (paper, section 6.1,
+/// `REJECT_AFTER_TIME` of 180 s).
+const KEYLESS_AFTER: Duration = Duration::from_secs(190);
+
 /// So long after the last authentic datagram all that a handshake left is forgotten (paper, section 6.3: three times
 /// `REJECT_AFTER_TIME`).
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(550);
@@ -154,9 +158,9 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
         let pulsing = match pulse {
             Pulse::Asking => Some(now + N::PULSE),
             Pulse::Keyed if now.since(peer.traversed) < QUIET_AFTER => Some(now + N::PULSE),
-            Pulse::Keyed => Some(now + QUIET_PULSE),
+            Pulse::Keyed if now.since(peer.traversed) < KEYLESS_AFTER => Some(now + QUIET_PULSE),
             // One more look, when the last that a handshake left is to be forgotten.
-            Pulse::Abandoned | Pulse::Dormant => {
+            Pulse::Keyed | Pulse::Abandoned | Pulse::Dormant => {
                 let forgotten = peer.traversed + FORGOTTEN_AFTER;
                 (peer.sessions.is_some() && peer.traversed != Tick::default() && now < forgotten).then_some(forgotten)
             }
