@@ -3,7 +3,7 @@
 //! ```text
 //! device       the handle: configuration in, state and events out
 //! runtime      a thread per worker: turn, wait, turn
-//! linux        TUN and UDP with offloads; `sys` is the one file with `unsafe`
+//! linux        TUN and UDP with offloads; `sys` holds all `unsafe`
 //! mem          virtual wires, hosts and time: whole workers in a test without a kernel
 //! conformance  what every backend has to show
 //! ```

@@ -1,8 +1,7 @@
 //! Commands, between two batches.
 
 use super::Core;
-use super::departure::NOBODY;
-use super::timers::to_stranger;
+use super::departure::{Departure, NOBODY};
 use crate::command::{Command, Operation};
 use crate::frame::Endpoint;
 use crate::key::PrivateKey;
@@ -45,8 +44,7 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
             return self.drop_packets(crate::drops::DropReason::OutboundOversize, 1);
         }
         let endpoint = Endpoint { to, source: None };
-        let mut departure = to_stranger(&mut self.outbox, &mut self.link, &self.wiring.stats, endpoint);
-        debug_assert_eq!(departure.owner, NOBODY);
+        let mut departure = Departure::new(&mut self.outbox, &mut self.link, &self.wiring.stats, NOBODY, endpoint);
         departure.slot(datagram.len())[..datagram.len()].copy_from_slice(datagram);
         departure.push(datagram.len());
     }
@@ -109,7 +107,7 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
         self.prepare(id);
         let Some(peer) = self.peers.peer_mut(id) else { return };
         let (Some(endpoint), Some(sessions)) = (peer.endpoint, &mut peer.sessions) else { return };
-        let mut departure = to_stranger(&mut self.outbox, &mut self.link, &self.wiring.stats, endpoint);
+        let mut departure = Departure::new(&mut self.outbox, &mut self.link, &self.wiring.stats, NOBODY, endpoint);
         sessions.noise.initiate(&mut departure);
         peer.traversed = self.now;
         self.wake(id);

@@ -39,6 +39,19 @@ pub struct Sent {
     pub bytes: u64,
 }
 
+impl<'a, L> Departure<'a, L> {
+    /// A departure for messages of a peer that carry no mark: handshakes, keepalives, what was queued.
+    pub fn new(
+        outbox: &'a mut Outbox,
+        link: &'a mut L,
+        stats: &'a WorkerStats,
+        owner: u32,
+        endpoint: Endpoint,
+    ) -> Self {
+        Self { outbox, link, stats, owner, endpoint, ecn: Ecn::NOT_ECT, whole: true, sent: Sent::default() }
+    }
+}
+
 impl<L: Link> noise::Departure for Departure<'_, L> {
     fn slot(&mut self, bytes: usize) -> &mut [u8] {
         if !self.outbox.open(self.owner, &self.endpoint, self.ecn, self.whole, bytes) {

@@ -1,9 +1,8 @@
 //! From the network to the TUN: tell messages apart, open, check the source, coalesce, write.
 
 use super::Core;
-use super::departure::{Departure, Sent};
+use super::departure::{Departure, NOBODY, Sent};
 use super::handoff::Load;
-use super::timers::to_stranger;
 use crate::drops::DropReason;
 use crate::event::Event;
 use crate::frame::{Ecn, Endpoint, Inbox, Received};
@@ -138,16 +137,7 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
         self.completed(id);
         let Some(peer) = self.peers.peer_mut(id) else { return };
         let (Some(sessions), Some(endpoint)) = (&mut peer.sessions, peer.endpoint) else { return };
-        let mut departure = Departure {
-            outbox: &mut self.outbox,
-            link: &mut self.link,
-            stats: &self.wiring.stats,
-            owner: id.0,
-            endpoint,
-            ecn: Ecn::NOT_ECT,
-            whole: true,
-            sent: Sent::default(),
-        };
+        let mut departure = Departure::new(&mut self.outbox, &mut self.link, &self.wiring.stats, id.0, endpoint);
         sessions.noise.confirmed(&mut departure);
         bump(&peer.stats.tx_bytes, departure.sent.bytes);
         bump(&peer.stats.tx_packets, departure.sent.datagrams);
@@ -185,7 +175,8 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
             }
             Ok(bytes) => {
                 let endpoint = Endpoint { to: received.from, source: received.source };
-                let mut departure = to_stranger(&mut self.outbox, &mut self.link, &self.wiring.stats, endpoint);
+                let mut departure =
+                    Departure::new(&mut self.outbox, &mut self.link, &self.wiring.stats, NOBODY, endpoint);
                 departure.slot(bytes)[..bytes].copy_from_slice(&cookie[..bytes]);
                 departure.push(bytes);
                 self.drop_packets(DropReason::InboundHandshakeOverload, 1);
@@ -230,16 +221,13 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
         self.touch(id);
         let Some(peer) = self.peers.peer_mut(id) else { return };
         let Some(sessions) = &mut peer.sessions else { return };
-        let mut departure = Departure {
-            outbox: &mut self.outbox,
-            link: &mut self.link,
-            stats: &self.wiring.stats,
-            owner: id.0,
-            endpoint: Endpoint { to: received.from, source: received.source },
-            ecn: Ecn::NOT_ECT,
-            whole: true,
-            sent: Sent::default(),
-        };
+        let mut departure = Departure::new(
+            &mut self.outbox,
+            &mut self.link,
+            &self.wiring.stats,
+            id.0,
+            Endpoint { to: received.from, source: received.source },
+        );
         match sessions.noise.handshake(received.from.ip(), message, &mut departure) {
             Err(reason) => self.drop_packets(reason, 1),
             Ok(outcome) => {

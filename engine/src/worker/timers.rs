@@ -5,9 +5,8 @@
 //! so an earlier date is set by adding an entry and never by searching one.
 
 use super::Core;
-use super::departure::{Departure, NOBODY, Nowhere, Sent};
+use super::departure::{Departure, Nowhere};
 use crate::event::Event;
-use crate::frame::Ecn;
 use crate::peer::noise::{Noise, Pulse};
 use crate::peer::{Peer, PeerRef};
 use crate::port::{Link, Tun};
@@ -114,16 +113,7 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
             sessions.noise.pulse(&mut Nowhere::default());
             return Pulse::Dormant;
         };
-        let mut departure = Departure {
-            outbox: &mut self.outbox,
-            link: &mut self.link,
-            stats: &self.wiring.stats,
-            owner: id.0,
-            endpoint,
-            ecn: Ecn::NOT_ECT,
-            whole: true,
-            sent: Sent::default(),
-        };
+        let mut departure = Departure::new(&mut self.outbox, &mut self.link, &self.wiring.stats, id.0, endpoint);
         let pulse = sessions.noise.pulse(&mut departure);
         if due && departure.sent.datagrams == 0 {
             sessions.noise.keepalive(&mut departure);
@@ -183,14 +173,4 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
         }
         self.tell(Event::HandshakeCompleted { peer: key });
     }
-}
-
-/// A departure for datagrams that belong to no peer.
-pub(super) fn to_stranger<'a, L>(
-    outbox: &'a mut crate::frame::Outbox,
-    link: &'a mut L,
-    stats: &'a crate::stats::WorkerStats,
-    endpoint: crate::frame::Endpoint,
-) -> Departure<'a, L> {
-    Departure { outbox, link, stats, owner: NOBODY, endpoint, ecn: Ecn::NOT_ECT, whole: true, sent: Sent::default() }
 }
