@@ -60,7 +60,7 @@ impl TunBatch {
         self.units.is_empty()
     }
 
-    /// Unit `index`: its metadata, its length, and its bytes with [`TAIL_ROOM`] bytes of room behind them.
+    /// Unit `index`: its metadata, its length, and its bytes with `TAIL_ROOM` bytes of room behind them.
     pub fn unit(&mut self, index: usize) -> (UnitMeta, usize, &mut [u8]) {
         let Unit { start, len, meta } = self.units[index];
         (meta, len, &mut self.buffer[start..start + len + TAIL_ROOM])

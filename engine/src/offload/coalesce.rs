@@ -1,6 +1,6 @@
 //! Gathers decrypted packets into superpackets, so that the kernel is entered once per run and not once per packet.
 //!
-//! A [`Lane`] holds one flow's run. A packet is decrypted straight to where its payload belongs: behind the payload of
+//! A `Lane` holds one flow's run. A packet is decrypted straight to where its payload belongs: behind the payload of
 //! the lane used last. Its headers then lie over the end of that payload, which is saved first and put back after the
 //! headers have been looked at:
 //!
