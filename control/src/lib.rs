@@ -11,6 +11,7 @@ pub mod ipc;
 pub mod lab;
 mod log_budget;
 pub mod node;
+mod socket_file;
 #[cfg(test)]
 mod temp_dir;
 pub mod uapi;
