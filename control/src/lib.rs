@@ -6,6 +6,7 @@ pub mod bare;
 pub mod cli;
 pub mod daemon;
 pub mod demo;
+mod flags;
 pub mod host;
 pub mod ipc;
 pub mod lab;
