@@ -6,8 +6,10 @@ use crate::linux::tun::TunQueue;
 use crate::linux::udp::UdpLink;
 use crate::linux::wait::Waker;
 use ginnel_engine::command::Command;
-use ginnel_engine::peer::boringtun::Boringtun;
+use ginnel_engine::peer::noise::Noise;
 use ginnel_engine::worker::{Turn, Wiring, Worker};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,25 +31,34 @@ struct NewLink {
 }
 
 impl WorkerThread {
-    /// Starts the thread.
+    /// Starts the thread of `worker`. `wakers` are those of all workers of the device, in order.
     ///
     /// # Errors
     /// Where the system has no thread left.
-    pub fn start(
-        tun: TunQueue,
-        link: UdpLink,
+    pub fn start<N: Noise + Send + 'static>(
+        (tun, link): (TunQueue, UdpLink),
         clock: Clock,
+        wakers: &[Waker],
+        core: Option<usize>,
         wire: impl FnOnce(Receiver<Command>) -> Wiring,
-    ) -> Result<Self, DeviceError> {
+    ) -> Result<Self, DeviceError>
+    where
+        N::Identity: Send,
+    {
         let (commands, commands_rx) = sync_channel(ginnel_engine::limits::COMMANDS_QUEUED_MAX);
         let (links, links_rx) = sync_channel(1);
         let wiring = wire(commands_rx);
-        let waker = Waker::new().map_err(|source| DeviceError::System { action: "making an event", source })?;
+        let waker = wakers.get(wiring.worker as usize).cloned().ok_or(DeviceError::Stopped)?;
         let stop = Arc::new(AtomicBool::new(false));
         let name = format!("ginnel-w{}", wiring.worker);
         let run = {
-            let (waker, stop) = (waker.clone(), Arc::clone(&stop));
-            move || run(Worker::new(tun, link, wiring), &links_rx, &waker, &stop, clock)
+            let (waker, stop, wakers) = (waker.clone(), Arc::clone(&stop), wakers.to_vec());
+            move || {
+                if let Some(core) = core {
+                    pin(core);
+                }
+                run(Worker::<N, _, _>::new(tun, link, wiring), &links_rx, &waker, &wakers, &stop, clock);
+            }
         };
         let thread = std::thread::Builder::new()
             .name(name)
@@ -89,28 +100,49 @@ impl Drop for WorkerThread {
     }
 }
 
-fn run(
-    mut worker: Worker<Boringtun, TunQueue, UdpLink>,
+fn run<N: Noise>(
+    mut worker: Worker<N, TunQueue, UdpLink>,
     links: &Receiver<NewLink>,
     waker: &Waker,
+    wakers: &[Waker],
     stop: &AtomicBool,
     clock: Clock,
 ) {
     while !stop.load(Ordering::Acquire) {
+        if let Ok(NewLink { link, done }) = links.try_recv() {
+            *worker.ports_mut().1 = link;
+            // Whoever asked may have stopped waiting.
+            let _ = done.try_send(());
+        }
         let now = clock.tick();
-        match worker.turn(now) {
+        let turn = worker.turn(now);
+        worker.wake_others(|other| {
+            if let Some(waker) = wakers.get(other as usize) {
+                waker.wake_if_asleep();
+            }
+        });
+        match turn {
             Turn::Busy => {}
             Turn::Idle(deadline) => {
-                if let Ok(NewLink { link, done }) = links.try_recv() {
-                    *worker.ports_mut().1 = link;
-                    // Whoever asked may have stopped waiting.
-                    let _ = done.try_send(());
-                    continue;
-                }
                 let (tun, link) = worker.ports();
-                waker.wait([tun.as_fd(), link.as_fd()], now, deadline);
+                waker.wait([tun.as_fd(), link.as_fd()], now, deadline, || worker.has_mail());
             }
             Turn::Closed(_) => return,
         }
     }
+}
+
+/// Keeps the calling thread on one core. Where the system does not allow it, the thread runs anywhere.
+fn pin(core: usize) {
+    let mut cores = CpuSet::new();
+    if cores.set(core).is_ok() {
+        let _ = sched_setaffinity(Pid::from_raw(0), &cores);
+    }
+}
+
+/// The cores this process may run on.
+pub fn cores() -> Vec<usize> {
+    let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
+    let cores: Vec<_> = (0..CpuSet::count()).filter(|&core| allowed.is_set(core).unwrap_or(false)).collect();
+    if cores.is_empty() { vec![0] } else { cores }
 }

@@ -119,7 +119,7 @@ pub enum Operation {
         stats: Arc<PeerStats>,
     },
     /// A peer is gone; its routes are removed by operations of their own.
-    RemovePeer(PeerRef),
+    RemovePeer(PeerRef, PublicKey),
     /// The key for its next handshake. Sessions serve on until it completes.
     SetPresharedKey(PeerRef, Option<PresharedKey>),
     /// Where to reach it.

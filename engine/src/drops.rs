@@ -38,6 +38,8 @@ drop_reasons! {
     OutboundRefused = "outbound_refused",
     /// Outbound: the socket stayed full.
     OutboundOverflow = "outbound_overflow",
+    /// Outbound: read by a worker that does not own its peer while the owner's mailbox was full.
+    OutboundHandoffOverflow = "outbound_handoff_overflow",
     /// Inbound: a WireGuard type with an impossible length.
     InboundMalformed = "inbound_malformed",
     /// Inbound: the receiver index names no session.
@@ -66,7 +68,7 @@ drop_reasons! {
     InboundTruncated = "inbound_truncated",
     /// Inbound: not WireGuard, and the port for control was full or not there.
     InboundDivertOverflow = "inbound_divert_overflow",
-    /// Inbound: arrived on a worker that does not own its peer and the way to the owner was full.
+    /// Inbound: arrived on a worker that does not own its peer while the owner's mailbox was full.
     InboundHandoffOverflow = "inbound_handoff_overflow",
 }
 

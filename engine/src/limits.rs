@@ -42,6 +42,12 @@ pub const HANDSHAKES_PER_TURN: usize = 4;
 /// Handshake messages per second before a sender has to prove its address with a cookie (paper, section 5.3).
 pub const HANDSHAKES_PER_SEC_UNPROVEN: u64 = 200;
 
+/// Parcels of other workers waiting for one worker: 1 MiB, a few milliseconds of packets.
+pub const PARCELS_MAX: usize = 16;
+
+/// Parcels opened per turn, so that a worker's own ports are not kept waiting.
+pub const PARCELS_PER_TURN: usize = 4;
+
 /// Commands waiting for a worker.
 pub const COMMANDS_QUEUED_MAX: usize = 256;
 
@@ -66,8 +72,11 @@ pub const MTU_MIN: u16 = 576;
 pub const MTU_MAX: u16 = 65_456;
 
 /// Packet buffers of one worker, all told.
-pub const WORKER_BYTES: usize =
-    2 * UNIT_ROOM + TRAINS_MAX * UNIT_ROOM + INBOX_SLOTS * INBOX_SLOT_BYTES + LANES_MAX * LANE_ROOM;
+pub const WORKER_BYTES: usize = 2 * UNIT_ROOM
+    + TRAINS_MAX * UNIT_ROOM
+    + INBOX_SLOTS * INBOX_SLOT_BYTES
+    + (LANES_MAX + 1) * LANE_ROOM
+    + PARCELS_MAX * UNIT_ROOM;
 
-const _: () = assert!(WORKER_BYTES < 5 << 20, "packet buffers of a worker stay below 5 MiB");
+const _: () = assert!(WORKER_BYTES < 6 << 20, "packet buffers of a worker stay below 6 MiB");
 const _: () = assert!(TRAIN_BYTES_MAX < UNIT_ROOM);

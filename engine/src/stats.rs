@@ -58,8 +58,31 @@ pub struct WorkerStats {
     pub link_rx_datagrams: AtomicU64,
     /// Superpackets the TUN refused that were written again one packet at a time.
     pub tun_tx_resegmented: AtomicU64,
+    /// Packets handed to the worker that owns their peer.
+    pub handed_over: AtomicU64,
     /// Events lost because nobody took them in time.
     pub events_lost: AtomicU64,
+}
+
+impl WorkerStats {
+    /// The counters with their stable names; drops have their own.
+    #[must_use]
+    pub fn counters(&self) -> [(&'static str, u64); 11] {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        [
+            ("tun_rx_units", read(&self.tun_rx_units)),
+            ("tun_rx_packets", read(&self.tun_rx_packets)),
+            ("tun_tx_units", read(&self.tun_tx_units)),
+            ("tun_tx_packets", read(&self.tun_tx_packets)),
+            ("link_tx_trains", read(&self.link_tx_trains)),
+            ("link_tx_datagrams", read(&self.link_tx_datagrams)),
+            ("link_rx_trains", read(&self.link_rx_trains)),
+            ("link_rx_datagrams", read(&self.link_rx_datagrams)),
+            ("tun_tx_resegmented", read(&self.tun_tx_resegmented)),
+            ("handed_over", read(&self.handed_over)),
+            ("events_lost", read(&self.events_lost)),
+        ]
+    }
 }
 
 /// Adds to a counter that only one thread writes.

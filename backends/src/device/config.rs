@@ -141,7 +141,7 @@ impl Config {
                 operations.push(Operation::Unroute(prefix));
             }
         }
-        operations.push(Operation::RemovePeer(id));
+        operations.push(Operation::RemovePeer(id, *key));
     }
 
     fn claim(&mut self, prefix: IpNet, id: PeerRef, operations: &mut Vec<Operation>) {
@@ -266,7 +266,7 @@ mod tests {
         change.replace_peers = true;
         let operations = config.plan(&change);
         let unrouted = operations.iter().filter(|operation| matches!(operation, Operation::Unroute(_))).count();
-        let removed = operations.iter().filter(|operation| matches!(operation, Operation::RemovePeer(_))).count();
+        let removed = operations.iter().filter(|operation| matches!(operation, Operation::RemovePeer(..))).count();
         assert_eq!((unrouted, removed), (3, 2));
         assert_eq!(held(&config), [vec!["10.0.0.0/8"]]);
         let mut replace = peer(3, &["10.9.0.0/16"]);

@@ -8,16 +8,20 @@ mod config;
 use crate::linux::Clock;
 use crate::linux::tun::{TunQueue, mtu};
 use crate::linux::udp::{UdpLink, set_fwmark};
-use crate::runtime::WorkerThread;
+use crate::linux::wait::Waker;
+use crate::runtime::{self, WorkerThread};
 use config::Config;
 use ginnel_engine::command::{Command, DeviceUpdate, Operation};
 use ginnel_engine::drops::DropReason;
 use ginnel_engine::event::Event;
 use ginnel_engine::key::{PresharedKey, PrivateKey, PublicKey};
-use ginnel_engine::limits::EVENTS_QUEUED_MAX;
+use ginnel_engine::limits::{EVENTS_QUEUED_MAX, WORKERS_MAX};
+use ginnel_engine::peer::boringtun::Boringtun;
+use ginnel_engine::peer::noise::Noise;
 use ginnel_engine::port::{OffReason, Offload, OffloadState, Offloads};
 use ginnel_engine::stats::WorkerStats;
 use ginnel_engine::worker::Wiring;
+use ginnel_engine::worker::handoff::Mail;
 use ipnet::IpNet;
 use socket2::Socket;
 use std::hash::{BuildHasher as _, RandomState};
@@ -101,6 +105,8 @@ pub struct DeviceState {
     pub offloads: Vec<(Offload, OffloadState, u64)>,
     /// Packets dropped, by reason; all reasons are listed.
     pub drops: Vec<(DropReason, u64)>,
+    /// Units, packets, trains and datagrams moved, by the names of [`WorkerStats::counters`].
+    pub totals: Vec<(&'static str, u64)>,
     /// Worker threads.
     pub workers: usize,
 }
@@ -145,9 +151,24 @@ pub struct Device {
 /// What an update changes. Held over a whole update, so updates come one after the other.
 struct Inner {
     config: Config,
-    /// A second handle of the socket in use.
-    socket: Socket,
+    sockets: Sockets,
+}
+
+/// Second handles of the sockets in use.
+struct Sockets {
+    handles: Vec<Socket>,
     port: u16,
+}
+
+impl Sockets {
+    fn of(links: &[UdpLink]) -> Result<Self, DeviceError> {
+        let handles = links.iter().map(UdpLink::handle).collect::<Result<_, _>>()?;
+        Ok(Self { handles, port: links.first().map_or(0, UdpLink::port) })
+    }
+
+    fn set_fwmark(&self, mark: u32) -> Result<(), DeviceError> {
+        self.handles.iter().try_for_each(|socket| set_fwmark(socket.as_fd(), mark))
+    }
 }
 
 impl Device {
@@ -157,36 +178,59 @@ impl Device {
     /// # Errors
     /// [`DeviceError`] saying what is missing; nothing is left behind then.
     pub fn open(options: &DeviceOptions) -> Result<Self, DeviceError> {
+        Self::open_with::<Boringtun>(options)
+    }
+
+    /// As [`Self::open`], with another handshake and cipher.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_with<N: Noise + Send + 'static>(options: &DeviceOptions) -> Result<Self, DeviceError>
+    where
+        N::Identity: Send,
+    {
         check_name(&options.name)?;
         let offloads = Arc::new(Offloads::default());
         for &offload in &options.offloads_off {
             offloads.set(offload, OffloadState::Off(OffReason::Operator));
         }
-        let tun = TunQueue::create(&options.name, options.mtu, Arc::clone(&offloads))?;
-        let link = UdpLink::bind(0, 0, Arc::clone(&offloads))?;
-        let (socket, port, index) = (link.handle()?, link.port(), tun.index());
+        let cores = runtime::cores();
+        let count = if options.workers == 0 { cores.len() } else { options.workers }.min(WORKERS_MAX);
+        let workers = u32::try_from(count).unwrap_or(1);
+        let queues = TunQueue::create(&options.name, options.mtu, count, &offloads)?;
+        let index = queues.first().map_or(0, TunQueue::index);
+        let links = UdpLink::bind_group(0, 0, count, &offloads)?;
+        let sockets = Sockets::of(&links)?;
         let clock = Clock::start();
-        let stats = Arc::new(WorkerStats::default());
+        let mail = Mail::new(workers);
         let (events, events_rx) = sync_channel(EVENTS_QUEUED_MAX);
-        let wire = |commands| Wiring {
-            worker: 0,
-            workers: 1,
-            seed: RandomState::new().hash_one(options.name.as_str()),
-            commands,
-            events,
-            stats: Arc::clone(&stats),
-        };
-        let worker = WorkerThread::start(tun, link, clock, wire)?;
-        Ok(Self {
+        let wakers = (0..count)
+            .map(|_| Waker::new().map_err(|source| DeviceError::System { action: "making an event", source }))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut device = Self {
             name: options.name.clone(),
             index,
             clock,
             offloads,
-            stats: vec![stats],
-            workers: vec![worker],
+            stats: (0..count).map(|_| Arc::default()).collect(),
+            workers: Vec::with_capacity(count),
             events: Mutex::new(Some(events_rx)),
-            inner: Mutex::new(Inner { config: Config::default(), socket, port }),
-        })
+            inner: Mutex::new(Inner { config: Config::default(), sockets }),
+        };
+        for ((worker, ports), stats) in (0..).zip(queues.into_iter().zip(links)).zip(&device.stats) {
+            let wire = |commands| Wiring {
+                worker,
+                workers,
+                seed: RandomState::new().hash_one(worker),
+                commands,
+                events: events.clone(),
+                mail: mail.clone(),
+                stats: Arc::clone(stats),
+            };
+            let core = options.pinned.then(|| cores[worker as usize % cores.len()]);
+            device.workers.push(WorkerThread::start::<N>(ports, clock, &wakers, core, wire)?);
+        }
+        Ok(device)
     }
 
     /// The interface name.
@@ -211,16 +255,14 @@ impl Device {
         // What can fail comes first: too many peers, a port that is taken, a mark that is not allowed.
         inner.config.check(&update)?;
         let mark = update.fwmark.unwrap_or(inner.config.fwmark);
-        match update.listen_port.filter(|&port| port != inner.port) {
+        match update.listen_port.filter(|&port| port != inner.sockets.port) {
             Some(port) => {
-                let link = UdpLink::bind(port, mark, Arc::clone(&self.offloads))?;
-                let (socket, port) = (link.handle()?, link.port());
-                let [worker] = &self.workers[..] else { return Err(DeviceError::Stopped) };
-                worker.replace_link(link)?;
-                inner.socket = socket;
-                inner.port = port;
+                let links = UdpLink::bind_group(port, mark, self.workers.len(), &self.offloads)?;
+                let sockets = Sockets::of(&links)?;
+                self.workers.iter().zip(links).try_for_each(|(worker, link)| worker.replace_link(link))?;
+                inner.sockets = sockets;
             }
-            None if mark != inner.config.fwmark => set_fwmark(inner.socket.as_fd(), mark)?,
+            None if mark != inner.config.fwmark => inner.sockets.set_fwmark(mark)?,
             None => {}
         }
         let operations = inner.config.plan(&update);
@@ -243,17 +285,28 @@ impl Device {
         let drops = |reason| self.stats.iter().map(|stats| stats.drops.packets(reason)).sum();
         DeviceState {
             name: self.name.clone(),
-            mtu: mtu(&self.name, inner.socket.as_fd()),
+            mtu: inner.sockets.handles.first().map_or(0, |socket| mtu(&self.name, socket.as_fd())),
             private_key: inner.config.private_key.clone(),
-            listen_port: inner.port,
+            listen_port: inner.sockets.port,
             fwmark: inner.config.fwmark,
             peers: inner.config.peer_states(&self.clock),
             offloads: Offload::ALL
                 .map(|offload| (offload, self.offloads.state(offload), self.offloads.fallbacks(offload)))
                 .to_vec(),
             drops: DropReason::ALL.iter().map(|&reason| (reason, drops(reason))).collect(),
+            totals: self.totals(),
             workers: self.workers.len(),
         }
+    }
+
+    fn totals(&self) -> Vec<(&'static str, u64)> {
+        let mut totals = WorkerStats::default().counters().to_vec();
+        for stats in &self.stats {
+            for (total, (_, count)) in totals.iter_mut().zip(stats.counters()) {
+                total.1 += count;
+            }
+        }
+        totals
     }
 
     /// The events of the device; the first caller gets them.

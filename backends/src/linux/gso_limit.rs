@@ -27,7 +27,7 @@ pub fn set(interface: u32, mtu: u16) -> io::Result<()> {
     let bytes = segments * usize::from(mtu);
     let mut request = Vec::with_capacity(64);
     request.extend(0_u32.to_ne_bytes());
-    request.extend(u16::try_from(libc::RTM_NEWLINK).unwrap_or_default().to_ne_bytes());
+    request.extend(libc::RTM_NEWLINK.to_ne_bytes());
     request.extend(u16::try_from(libc::NLM_F_REQUEST | libc::NLM_F_ACK).unwrap_or_default().to_ne_bytes());
     request.extend(1_u32.to_ne_bytes());
     request.extend(0_u32.to_ne_bytes());

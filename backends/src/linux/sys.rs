@@ -193,7 +193,8 @@ impl Receiver {
             ecn: Ecn::NOT_ECT,
             truncated: header.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0,
         };
-        let filled = (header.msg_controllen as usize).min(CONTROL_BYTES);
+        let filled: usize = header.msg_controllen as _;
+        let filled = filled.min(CONTROL_BYTES);
         for_each_control(&self.controls[index].0[..filled], |level, kind, data| match (level, kind) {
             (libc::SOL_UDP, UDP_GRO) => {
                 if let Some(bytes) = data.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes)) {
@@ -384,6 +385,49 @@ fn push_source(control: &mut [u8; CONTROL_BYTES], used: &mut usize, source: &Sou
 pub fn probe_segmentation(socket: BorrowedFd<'_>) -> io::Result<()> {
     set_option(socket, libc::SOL_UDP, UDP_SEGMENT, 1400)?;
     set_option(socket, libc::SOL_UDP, UDP_SEGMENT, 0)
+}
+
+/// Has the kernel choose the socket of a reuseport group by the owner of the session: `sockets` sockets, in the order
+/// they were bound. Attached to one socket it holds for the group.
+///
+/// The classic BPF program sees the payload of the datagram. Data messages and cookies carry the receiver's index at byte
+/// 4, responses at byte 8; the second byte of an index, in little endian, has the owner in its low bits. Everything else
+/// gets an answer that is no socket, for which the kernel falls back to its hash.
+///
+/// # Errors
+/// The kernel's; datagrams are then spread by hash and handed over.
+pub fn attach_steering(socket: BorrowedFd<'_>, sockets: u32) -> io::Result<()> {
+    const LOAD_BYTE: u16 = 0x30;
+    const JUMP_EQUAL: u16 = 0x15;
+    const AND: u16 = 0x54;
+    const RETURN: u16 = 0x06;
+    const RETURN_A: u16 = 0x16;
+    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    // Jumps count from the next instruction.
+    let mut program = [
+        step(LOAD_BYTE, 0, 0, 0),
+        step(JUMP_EQUAL, 4, 0, 4),
+        step(JUMP_EQUAL, 3, 0, 3),
+        step(JUMP_EQUAL, 0, 5, 2),
+        step(LOAD_BYTE, 0, 0, 9),
+        step(JUMP_EQUAL, 1, 1, 0),
+        step(LOAD_BYTE, 0, 0, 5),
+        step(AND, 0, 0, sockets.next_power_of_two() - 1),
+        step(RETURN_A, 0, 0, 0),
+        step(RETURN, 0, 0, u32::MAX),
+    ];
+    let filter = libc::sock_fprog { len: 10, filter: program.as_mut_ptr() };
+    // SAFETY: `filter` points at as many instructions as it says; the kernel copies them during the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
+            (&raw const filter).cast(),
+            socklen(size_of::<libc::sock_fprog>()),
+        )
+    };
+    check(result).map(drop)
 }
 
 /// Turns receiving of merged datagrams on.

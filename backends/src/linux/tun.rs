@@ -10,6 +10,7 @@ use ginnel_engine::frame::TunBatch;
 use ginnel_engine::port::{
     Gso, OffReason, Offload, OffloadState, Offloads, PartialChecksum, Stall, Transport, Tun, TunRefusal, UnitMeta,
 };
+use socket2::{Domain, Socket, Type};
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, IoSliceMut, Read as _, Write as _};
 use std::net::UdpSocket;
@@ -53,29 +54,34 @@ pub struct TunQueue {
 }
 
 impl TunQueue {
-    /// Creates the interface `name`.
+    /// Creates the interface `name` with `queues` queues, one per worker.
     ///
     /// # Errors
     /// [`DeviceError`] saying what is missing.
-    pub fn create(name: &str, mtu: u16, offloads: Arc<Offloads>) -> Result<Self, DeviceError> {
-        let system = |action| move |source| DeviceError::System { action, source };
+    pub fn create(name: &str, mtu: u16, queues: usize, offloads: &Arc<Offloads>) -> Result<Vec<Self>, DeviceError> {
         if nix::net::if_::if_nametoindex(name).is_ok() {
             return Err(DeviceError::Exists(name.to_owned()));
         }
+        (0..queues).map(|_| Self::open(name, mtu, queues > 1, Arc::clone(offloads))).collect()
+    }
+
+    fn open(name: &str, mtu: u16, multi_queue: bool, offloads: Arc<Offloads>) -> Result<Self, DeviceError> {
+        let system = |action| move |source| DeviceError::System { action, source };
         let file = OpenOptions::new()
             .read(true)
             .write(true)
             .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
             .open("/dev/net/tun")
             .map_err(DeviceError::NoTun)?;
-        sys::attach_tun(file.as_fd(), name, false).map_err(|source| match source.raw_os_error() {
+        sys::attach_tun(file.as_fd(), name, multi_queue).map_err(|source| match source.raw_os_error() {
             Some(libc::EPERM) => DeviceError::Denied { action: "creating the interface" },
             Some(libc::EBUSY) => DeviceError::Exists(name.to_owned()),
             _ => DeviceError::System { action: "creating the interface", source },
         })?;
         let header = libc::c_int::try_from(HEADER_BYTES).unwrap_or(0);
         sys::set_vnet_header_bytes(file.as_fd(), header).map_err(system("sizing the header of the interface"))?;
-        let control = UdpSocket::bind("127.0.0.1:0").map_err(system("opening a control socket"))?;
+        // Never bound: the loopback link of a fresh namespace is down and has no address to bind to.
+        let control = Socket::new(Domain::IPV4, Type::DGRAM, None).map_err(system("opening a control socket"))?.into();
         let index =
             nix::net::if_::if_nametoindex(name).map_err(|errno| system("finding the interface")(errno.into()))?;
         let mut queue = Self { file, control, name: name.to_owned(), index, mtu, offloads, refusals: [0; 2] };

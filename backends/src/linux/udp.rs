@@ -55,47 +55,60 @@ impl Depth {
 }
 
 impl UdpLink {
-    /// Binds `port` on all addresses of both families; 0 lets the kernel choose.
+    /// Binds `count` sockets to `port` on all addresses of both families, one per worker; 0 lets the kernel choose the
+    /// port. Several sockets share it as a group that is steered by the owner of the session.
     ///
     /// # Errors
     /// [`DeviceError::PortTaken`] or what else the kernel said.
-    pub fn bind(port: u16, fwmark: u32, offloads: Arc<Offloads>) -> Result<Self, DeviceError> {
+    pub fn bind_group(
+        port: u16,
+        fwmark: u32,
+        count: usize,
+        offloads: &Arc<Offloads>,
+    ) -> Result<Vec<Self>, DeviceError> {
+        // The first one is bound without the right to share, so that nobody else's socket is shared by mistake.
+        let alone = Self::bind(port, fwmark, false, offloads)?;
+        if count == 1 {
+            return Ok(vec![alone]);
+        }
+        let port = alone.port();
+        drop(alone);
+        let group: Vec<_> = (0..count).map(|_| Self::bind(port, fwmark, true, offloads)).collect::<Result<_, _>>()?;
+        if let (Some(first), Ok(count)) = (group.first(), u32::try_from(count)) {
+            // Without it datagrams are spread by hash, which costs hand-overs and nothing else.
+            let _ = sys::attach_steering(first.socket.as_fd(), count);
+        }
+        Ok(group)
+    }
+
+    fn bind(port: u16, fwmark: u32, shared: bool, offloads: &Arc<Offloads>) -> Result<Self, DeviceError> {
         let failed = |source: io::Error| match source.raw_os_error() {
             Some(libc::EADDRINUSE) => DeviceError::PortTaken { port },
             _ => DeviceError::System { action: "binding the UDP socket", source },
         };
-        let (socket, dual_stack) = match bind(Domain::IPV6, SocketAddr::from(([0_u16; 8], port))) {
+        let (socket, dual_stack) = match bind(Domain::IPV6, SocketAddr::from(([0_u16; 8], port)), shared) {
             Ok(socket) => (socket, true),
             Err(error) if error.raw_os_error() == Some(libc::EADDRINUSE) => return Err(failed(error)),
-            Err(_) => (bind(Domain::IPV4, SocketAddr::from(([0; 4], port))).map_err(failed)?, false),
+            Err(_) => (bind(Domain::IPV4, SocketAddr::from(([0; 4], port)), shared).map_err(failed)?, false),
         };
         tune(socket.as_fd(), dual_stack);
-        probe(socket.as_fd(), &offloads);
-        let link = Self {
+        probe(socket.as_fd(), offloads);
+        if fwmark != 0 {
+            set_fwmark(socket.as_fd(), fwmark)?;
+        }
+        Ok(Self {
             socket,
             receiver: sys::Receiver::new(INBOX_SLOTS),
             sender: sys::Sender::new(dual_stack),
             depth: Depth(Depth::LARGE),
-            offloads,
-        };
-        if fwmark != 0 {
-            link.set_fwmark(fwmark)?;
-        }
-        Ok(link)
+            offloads: Arc::clone(offloads),
+        })
     }
 
     /// The port it is bound to.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.socket.local_addr().ok().and_then(|address| address.as_socket()).map_or(0, |address| address.port())
-    }
-
-    /// Marks what is sent from now on; 0 for no mark.
-    ///
-    /// # Errors
-    /// `EPERM` without `CAP_NET_ADMIN`.
-    pub fn set_fwmark(&self, mark: u32) -> Result<(), DeviceError> {
-        set_fwmark(self.socket.as_fd(), mark)
     }
 
     /// A second handle of the socket, for settings while a worker has the first.
@@ -251,10 +264,13 @@ fn parcels(train: &Train, whole: bool) -> impl Iterator<Item = Parcel<'_>> {
     })
 }
 
-fn bind(domain: Domain, address: SocketAddr) -> io::Result<Socket> {
+fn bind(domain: Domain, address: SocketAddr, shared: bool) -> io::Result<Socket> {
     let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
     if domain == Domain::IPV6 {
         socket.set_only_v6(false)?;
+    }
+    if shared {
+        socket.set_reuse_port(true)?;
     }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;

@@ -7,11 +7,19 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::time::Duration;
 
 /// Wakes a worker from another thread.
 #[derive(Clone, Debug)]
-pub struct Waker(Arc<EventFd>);
+pub struct Waker(Arc<Bell>);
+
+#[derive(Debug)]
+struct Bell {
+    event: EventFd,
+    /// The worker waits, or is about to: whoever puts something in its way has to ring.
+    asleep: AtomicBool,
+}
 
 impl Waker {
     /// A waker.
@@ -20,17 +28,37 @@ impl Waker {
     /// Where no descriptor is left.
     pub fn new() -> io::Result<Self> {
         let event = EventFd::from_value_and_flags(0, EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
-        Ok(Self(Arc::new(event)))
+        Ok(Self(Arc::new(Bell { event, asleep: AtomicBool::new(false) })))
     }
 
     /// Wakes the worker, now or when it next waits.
     pub fn wake(&self) {
         // A full counter wakes as well.
-        let _ = self.0.write(1);
+        let _ = self.0.event.write(1);
     }
 
-    /// Waits until a port is readable, the waker was used, or `deadline` has come. May return early.
-    pub fn wait(&self, ports: [BorrowedFd<'_>; 2], now: Tick, deadline: Option<Tick>) {
+    /// Wakes the worker if it waits. What it is to find was put in its way before.
+    pub fn wake_if_asleep(&self) {
+        // Orders the load of `asleep` behind what the caller stored; pairs with the fence in `wait`.
+        fence(Ordering::SeqCst);
+        if self.0.asleep.load(Ordering::Relaxed) {
+            self.wake();
+        }
+    }
+
+    /// Waits until a port is readable, the waker was used, or `deadline` has come. May return early, and does not wait
+    /// where `work` says that there is something to do.
+    pub fn wait(&self, ports: [BorrowedFd<'_>; 2], now: Tick, deadline: Option<Tick>, work: impl FnOnce() -> bool) {
+        self.0.asleep.store(true, Ordering::Relaxed);
+        // Either whoever brings work sees `asleep`, or `work` sees what was brought.
+        fence(Ordering::SeqCst);
+        if !work() {
+            self.poll(ports, now, deadline);
+        }
+        self.0.asleep.store(false, Ordering::Relaxed);
+    }
+
+    fn poll(&self, ports: [BorrowedFd<'_>; 2], now: Tick, deadline: Option<Tick>) {
         let timeout = deadline.map_or(PollTimeout::NONE, |deadline| {
             // Rounded up: waking a millisecond early would spin for it.
             let millis = deadline.since(now).saturating_add(Duration::from_micros(999)).as_millis();
@@ -39,11 +67,11 @@ impl Waker {
         let mut polled = [
             PollFd::new(ports[0], PollFlags::POLLIN),
             PollFd::new(ports[1], PollFlags::POLLIN),
-            PollFd::new(self.0.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.0.event.as_fd(), PollFlags::POLLIN),
         ];
         match poll(&mut polled, timeout) {
             Ok(_) if polled[2].any() == Some(true) => {
-                let _ = self.0.read();
+                let _ = self.0.event.read();
             }
             // EINTR and the like: the next turn looks for itself.
             Ok(_) | Err(Errno::EINTR | _) => {}

@@ -19,7 +19,8 @@ use std::time::Duration;
 #[command(about = "Measures WireGuard programs side by side between two network namespaces")]
 struct Arguments {
     /// A program to measure, as NAME=PATH; the beginning of NAME says what it is: ginnel, wireguard-go, boringtun,
-    /// gotatun, neptun or zlayer. `raw` alone measures the cable without a tunnel. Give it several times.
+    /// gotatun, neptun, zlayer or null (`null-device`: our engine without a cipher). `raw` alone measures the cable without a
+    /// tunnel. Give it several times.
     #[arg(long = "contender", value_name = "NAME=PATH", required = true)]
     contenders: Vec<Contender>,
     /// Times every contender is measured, in turn.

@@ -22,6 +22,8 @@ pub enum Kind {
     Raw,
     /// Our own bare device.
     Ginnel,
+    /// Our engine without a cipher: the ceiling that system calls and copies set.
+    Null,
     /// wireguard-go.
     WireguardGo,
     /// boringtun-cli.
@@ -42,6 +44,7 @@ impl Contender {
         let arguments: &[&str] = match self.kind {
             Kind::Raw | Kind::Zlayer => return None,
             Kind::Ginnel => &["device", "-f"],
+            Kind::Null => &[],
             Kind::WireguardGo => &["-f"],
             Kind::Boringtun | Kind::Gotatun | Kind::Neptun => &["-f", "--disable-drop-privileges"],
         };
@@ -74,6 +77,7 @@ impl FromStr for Contender {
         let kinds = [
             ("raw", Kind::Raw),
             ("ginnel", Kind::Ginnel),
+            ("null", Kind::Null),
             ("wireguard-go", Kind::WireguardGo),
             ("boringtun", Kind::Boringtun),
             ("gotatun", Kind::Gotatun),

@@ -119,7 +119,11 @@ impl Orchestrator {
         self.0.status().map_err(|source| OrchestratorError { op: "status", source })
     }
 
-    fn call(&mut self, request: Request) -> Result<Response, OrchestratorError> {
+    /// Any other request.
+    ///
+    /// # Errors
+    /// [`OrchestratorError`].
+    pub fn call(&mut self, request: Request) -> Result<Response, OrchestratorError> {
         let op = request.op();
         self.0.call(request).map_err(|source| OrchestratorError { op, source })
     }

@@ -230,6 +230,7 @@ impl OverlayDevice for FakeDevice {
                 .iter()
                 .map(|reason| (*reason, u64::from(*reason == DropReason::OutboundUnrouted)))
                 .collect(),
+            totals: Vec::new(),
             workers: self.options.workers.max(1),
         }
     }

@@ -40,7 +40,7 @@ pub(super) async fn snapshot<M: DeviceMaker, H: Host>(overlay: &GlobalOverlay<M,
         status.drops = drops.map(|(reason, packets)| (reason.name().to_owned(), *packets)).collect();
         status.offloads = offloads(&device);
         status.workers = u32::try_from(device.workers).ok();
-        status.totals.extend(totals(&device).into_iter().map(|(name, count)| (name.to_owned(), count)));
+        status.totals.extend(device.totals.iter().map(|&(name, count)| (name.to_owned(), count)));
     }
     status
 }
@@ -75,11 +75,6 @@ fn join(prefixes: &[IpNet]) -> String {
 
 fn unix_secs(time: SystemTime) -> i64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
-}
-
-/// The counters of the workers. A device does not tell them yet.
-fn totals(_device: &DeviceState) -> Vec<(&'static str, u64)> {
-    Vec::new()
 }
 
 fn offloads(device: &DeviceState) -> Vec<OffloadStatus> {

@@ -136,6 +136,7 @@ pub(crate) fn empty_state(name: &str) -> DeviceState {
         peers: Vec::new(),
         offloads: Vec::new(),
         drops: Vec::new(),
+        totals: Vec::new(),
         workers: 1,
     }
 }

@@ -59,7 +59,7 @@ pub enum Outcome {
 /// Datagrams of one size, except that the last may be shorter, for one endpoint.
 pub struct Train {
     buffer: Box<[u8]>,
-    len: usize,
+    end: usize,
     /// Bytes of each datagram but the last.
     datagram_bytes: usize,
     datagrams: usize,
@@ -81,7 +81,7 @@ impl Train {
     fn new() -> Self {
         Self {
             buffer: vec![0; UNIT_ROOM].into_boxed_slice(),
-            len: 0,
+            end: 0,
             datagram_bytes: 0,
             datagrams: 0,
             closed: false,
@@ -96,7 +96,7 @@ impl Train {
     /// All datagrams, end to end.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
-        &self.buffer[..self.len]
+        &self.buffer[..self.end]
     }
 
     /// The datagrams one by one.
@@ -123,15 +123,15 @@ impl Train {
     }
 
     fn push(&mut self, bytes: usize) {
-        debug_assert!(self.len + bytes <= TRAIN_BYTES_MAX);
+        debug_assert!(self.end + bytes <= TRAIN_BYTES_MAX);
         if self.datagrams == 0 {
             self.datagram_bytes = bytes;
         }
-        self.len += bytes;
+        self.end += bytes;
         self.datagrams += 1;
         self.closed = bytes < self.datagram_bytes
             || self.datagrams == TRAIN_DATAGRAMS_MAX
-            || self.len + self.datagram_bytes > TRAIN_BYTES_MAX;
+            || self.end + self.datagram_bytes > TRAIN_BYTES_MAX;
     }
 
     /// Whether another datagram of `bytes` for this destination can follow.
@@ -141,7 +141,7 @@ impl Train {
             && self.ecn == ecn
             && self.endpoint == *endpoint
             && (bytes <= self.datagram_bytes || self.datagrams == 0)
-            && self.len + bytes <= TRAIN_BYTES_MAX
+            && self.end + bytes <= TRAIN_BYTES_MAX
     }
 }
 
@@ -183,7 +183,7 @@ impl Outbox {
             return false;
         }
         let train = &mut self.trains[self.used];
-        train.len = 0;
+        train.end = 0;
         train.datagrams = 0;
         train.datagram_bytes = 0;
         train.closed = false;
@@ -200,7 +200,7 @@ impl Outbox {
     /// Room behind the last datagram of the open train: at least what [`Self::open`] was asked for.
     pub fn slot(&mut self) -> &mut [u8] {
         let train = &mut self.trains[self.open];
-        &mut train.buffer[train.len..]
+        &mut train.buffer[train.end..]
     }
 
     /// Takes the first `bytes` of the slot as a datagram.

@@ -207,10 +207,15 @@ impl Noise for Boringtun {
             self.asking |= bytes == INITIATION_BYTES;
         }
         self.look();
-        if !expired {
-            return Pulse::Alive;
+        match (expired, self.asking, self.ready) {
+            (true, true, _) => {
+                self.asking = false;
+                Pulse::Abandoned
+            }
+            (false, true, _) => Pulse::Asking,
+            (false, false, true) => Pulse::Keyed,
+            (_, false, _) => Pulse::Dormant,
         }
-        if std::mem::take(&mut self.asking) { Pulse::Abandoned } else { Pulse::Dormant }
     }
 }
 

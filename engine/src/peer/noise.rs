@@ -56,11 +56,13 @@ pub enum Handshake {
 /// What the timers of a peer said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pulse {
-    /// There are keys, or a handshake goes on: ask again.
-    Alive,
+    /// A handshake is under way: ask again in [`Noise::PULSE`].
+    Asking,
+    /// There are keys: ask again in [`Noise::PULSE`] while there is traffic, and now and then without.
+    Keyed,
     /// There was no answer for too long; everything queued is gone.
     Abandoned,
-    /// No keys and no handshake: nothing to ask for until there is a packet to send.
+    /// Neither keys nor a handshake: nothing to ask for until there is a packet.
     Dormant,
 }
 

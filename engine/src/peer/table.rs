@@ -24,11 +24,12 @@ pub struct Peer<N> {
     pub key: PublicKey,
     /// Mixed into its next handshake.
     pub preshared: Option<PresharedKey>,
-    /// Its sessions; `None` while the device has no identity.
-    pub sessions: Option<Sessions<N>>,
-    /// Sessions made with the keys before the last change of the preshared key. They serve until the new ones are ready,
-    /// and no longer than a session may live.
-    pub retired: Option<(Sessions<N>, Tick)>,
+    /// Its sessions; `None` before they are first needed, and while the device has no identity. Boxed, because they are
+    /// 10 KiB and most peers of a large overlay are silent.
+    pub sessions: Option<Box<Sessions<N>>>,
+    /// Sessions made with the keys before the last change of the preshared key, and until when they serve: no longer than a
+    /// session may live, and to receive a moment longer than it takes the new ones to be ready.
+    pub retired: Option<(Box<Sessions<N>>, Tick)>,
     /// Where its datagrams go.
     pub endpoint: Option<Endpoint>,
     /// Between persistent keepalives.
@@ -76,6 +77,7 @@ pub struct PeerTable<N> {
     by_key: HashMap<PublicKey, PeerRef>,
     random: u64,
     worker: u32,
+    workers: u32,
     worker_mask: u32,
 }
 
@@ -90,6 +92,7 @@ impl<N: Noise> PeerTable<N> {
             by_key: HashMap::new(),
             random: seed,
             worker,
+            workers: workers.max(1),
             worker_mask: workers.next_power_of_two() - 1,
         }
     }
@@ -111,14 +114,31 @@ impl<N: Noise> PeerTable<N> {
         self.by_key.get(key).copied()
     }
 
-    /// Adds a peer without sessions.
+    /// Notes that this key belongs to peer `id`, whoever owns it.
+    pub fn note(&mut self, id: PeerRef, key: PublicKey) {
+        self.by_key.insert(key, id);
+    }
+
+    /// The worker that owns peer `id`.
+    #[must_use]
+    pub fn owner(&self, id: PeerRef) -> u32 {
+        id.0 % self.workers
+    }
+
+    /// The worker whose peers use session bases like `base`; no such worker may exist.
+    #[must_use]
+    pub fn base_owner(&self, base: SessionBase) -> u32 {
+        base.0 & self.worker_mask
+    }
+
+    /// Adds a peer of this worker, without sessions.
     pub fn add(&mut self, id: PeerRef, key: PublicKey, stats: Arc<PeerStats>) {
-        self.remove(id);
+        self.remove(id, &key);
         let Ok(at) = usize::try_from(id.0) else { return };
         if at >= self.slots.len() {
             self.slots.resize_with(at + 1, || None);
         }
-        self.by_key.insert(key, id);
+        self.note(id, key);
         self.slots[at] = Some(Peer {
             id,
             key,
@@ -136,40 +156,50 @@ impl<N: Noise> PeerTable<N> {
     }
 
     /// Removes a peer and its sessions.
-    pub fn remove(&mut self, id: PeerRef) {
+    pub fn remove(&mut self, id: PeerRef, key: &PublicKey) {
+        if self.by_key.get(key) == Some(&id) {
+            self.by_key.remove(key);
+        }
         let Some(peer) = usize::try_from(id.0).ok().and_then(|at| self.slots.get_mut(at)).and_then(Option::take) else {
             return;
         };
-        self.by_key.remove(&peer.key);
-        for sessions in peer.sessions.iter().chain(peer.retired.iter().map(|(sessions, _)| sessions)) {
+        for sessions in peer.sessions.iter().chain(peer.retired.iter().map(|(retired, _)| retired)) {
             self.by_base.remove(&sessions.base);
         }
     }
 
-    /// Gives the peer fresh sessions under a new base. Sessions in use are kept beside them until `retire_until`, or
-    /// dropped where that is `None`.
-    pub fn renew(&mut self, id: PeerRef, identity: Option<&N::Identity>, retire_until: Option<Tick>) {
-        let base = self.draw_base();
-        let Some(peer) = self.slots.get_mut(id.0 as usize).and_then(Option::as_mut) else { return };
-        let noise = |identity| N::new(identity, &peer.key, peer.preshared.as_ref(), base);
-        let fresh = identity.map(|identity| Sessions { base, noise: noise(identity), confirmed: None });
-        if fresh.is_some() {
-            self.by_base.insert(base, id);
+    /// Gives the peer sessions under a new base if it has none.
+    pub fn prepare(&mut self, id: PeerRef, identity: &N::Identity) {
+        if self.peer_mut(id).is_none_or(|peer| peer.sessions.is_some()) {
+            return;
         }
-        let old = std::mem::replace(&mut peer.sessions, fresh);
-        match (old, retire_until) {
-            (Some(old), Some(until)) if old.noise.ready() => {
-                if let Some((older, _)) = peer.retired.replace((old, until)) {
-                    self.by_base.remove(&older.base);
-                }
-            }
+        let base = self.draw_base();
+        let Some(peer) = self.peer_mut(id) else { return };
+        let noise = N::new(identity, &peer.key, peer.preshared.as_ref(), base);
+        peer.sessions = Some(Box::new(Sessions { base, noise, confirmed: None }));
+        self.by_base.insert(base, id);
+    }
+
+    /// Keeps the sessions of a peer until `until`, to be used while its next ones are not ready. Those that are of no use
+    /// are dropped.
+    pub fn retire(&mut self, id: PeerRef, until: Tick) {
+        let Some(peer) = self.peer_mut(id) else { return };
+        let dropped = match peer.sessions.take() {
+            Some(old) if old.noise.ready() => peer.retired.replace((old, until)).map(|(older, _)| older.base),
             // Never became ready: what was retired before goes on serving.
-            (Some(old), Some(_)) => drop(self.by_base.remove(&old.base)),
-            (old, _) => {
-                for dropped in old.into_iter().chain(peer.retired.take().map(|(retired, _)| retired)) {
-                    self.by_base.remove(&dropped.base);
-                }
-            }
+            old => old.map(|old| old.base),
+        };
+        if let Some(base) = dropped {
+            self.by_base.remove(&base);
+        }
+    }
+
+    /// Ends all sessions of a peer.
+    pub fn end_sessions(&mut self, id: PeerRef) {
+        let Some(peer) = self.peer_mut(id) else { return };
+        let ended = [peer.sessions.take(), peer.retired.take().map(|(retired, _)| retired)];
+        for sessions in ended.into_iter().flatten() {
+            self.by_base.remove(&sessions.base);
         }
     }
 

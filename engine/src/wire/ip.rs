@@ -66,25 +66,29 @@ impl IpHeader {
     }
 }
 
-/// The destination address of a packet that [`IpHeader::parse`] accepted.
+/// The destination address of a packet; `None` where it is not IP or too short to have one.
 #[must_use]
 pub fn destination(packet: &[u8]) -> Option<IpAddr> {
     address(packet, 16, 24)
 }
 
-/// The source address of a packet that [`IpHeader::parse`] accepted.
+/// The source address of a packet; `None` where it is not IP or too short to have one.
 #[must_use]
 pub fn source(packet: &[u8]) -> Option<IpAddr> {
     address(packet, 12, 8)
 }
 
 fn address(packet: &[u8], at_v4: usize, at_v6: usize) -> Option<IpAddr> {
-    if packet.first()? >> 4 == 4 {
-        let bytes: &[u8; 4] = packet.get(at_v4..)?.first_chunk()?;
-        Some(IpAddr::V4(Ipv4Addr::from(*bytes)))
-    } else {
-        let bytes: &[u8; 16] = packet.get(at_v6..)?.first_chunk()?;
-        Some(IpAddr::V6(Ipv6Addr::from(*bytes)))
+    match packet.first()? >> 4 {
+        4 => {
+            let bytes: &[u8; 4] = packet.get(at_v4..)?.first_chunk()?;
+            Some(IpAddr::V4(Ipv4Addr::from(*bytes)))
+        }
+        6 => {
+            let bytes: &[u8; 16] = packet.get(at_v6..)?.first_chunk()?;
+            Some(IpAddr::V6(Ipv6Addr::from(*bytes)))
+        }
+        _ => None,
     }
 }
 

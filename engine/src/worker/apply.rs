@@ -1,6 +1,6 @@
 //! Commands, between two batches.
 
-use super::Worker;
+use super::Core;
 use super::departure::NOBODY;
 use super::timers::to_stranger;
 use crate::command::{Command, Operation};
@@ -11,16 +11,17 @@ use crate::peer::PeerRef;
 use crate::peer::noise::{Departure as _, Noise};
 use crate::port::{Link, Tun};
 use crate::tick::Tick;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// How long sessions survive a change of the preshared key when no new handshake comes: the life of a session (paper,
-/// section 6.1, `REJECT_AFTER_TIME`).
-const RETIRED_FOR: Duration = Duration::from_secs(180);
+/// How long sessions serve from the handshake on that made them, whatever becomes of the preshared key (paper, section
+/// 6.1, `REJECT_AFTER_TIME`).
+const SESSION_LIFE: Duration = Duration::from_secs(180);
 
 /// Commands per turn: packets are not kept waiting for more.
 const COMMANDS_PER_TURN: usize = 8;
 
-impl<N: Noise, T: Tun, L: Link> Worker<N, T, L> {
+impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
     /// Applies waiting commands. True where there was one.
     pub(super) fn apply_commands(&mut self) -> bool {
         for done in 0..COMMANDS_PER_TURN {
@@ -54,18 +55,18 @@ impl<N: Noise, T: Tun, L: Link> Worker<N, T, L> {
         match operation {
             Operation::SetIdentity(key) => self.set_identity(key.as_ref()),
             Operation::AddPeer { peer, key, stats } => {
-                if !self.owns(*peer) {
-                    return;
+                if self.peers.owner(*peer) != self.wiring.worker {
+                    return self.peers.note(*peer, *key);
                 }
                 self.peers.add(*peer, *key, std::sync::Arc::clone(stats));
-                self.peers.renew(*peer, self.identity.as_ref(), None);
             }
-            Operation::RemovePeer(peer) => self.peers.remove(*peer),
+            Operation::RemovePeer(peer, key) => self.peers.remove(*peer, key),
             Operation::SetPresharedKey(id, key) => {
-                let retire_until = self.now + RETIRED_FOR;
                 let Some(peer) = self.peers.peer_mut(*id).filter(|peer| peer.preshared != *key) else { return };
+                let made = Tick(peer.stats.handshake_tick.load(Ordering::Relaxed).saturating_sub(1));
+                let retire_until = made + SESSION_LIFE;
                 peer.preshared.clone_from(key);
-                self.peers.renew(*id, self.identity.as_ref(), Some(retire_until));
+                self.peers.retire(*id, retire_until);
                 self.ask_anew(*id);
             }
             Operation::SetEndpoint(id, to) => {
@@ -81,7 +82,7 @@ impl<N: Noise, T: Tun, L: Link> Worker<N, T, L> {
                 let Some(peer) = self.peers.peer_mut(*id) else { return };
                 let every = (*secs > 0).then(|| Duration::from_secs(u64::from(*secs)));
                 // Going from none to some sends one at once, as in the Linux module.
-                if peer.keepalive.is_none() {
+                if peer.keepalive.is_none() && every.is_some() {
                     peer.traversed = Tick::default();
                 }
                 peer.keepalive = every;
@@ -95,23 +96,22 @@ impl<N: Noise, T: Tun, L: Link> Worker<N, T, L> {
     fn set_identity(&mut self, key: Option<&PrivateKey>) {
         self.identity = key.map(N::identity);
         for id in self.peers.ids() {
-            self.peers.renew(id, self.identity.as_ref(), None);
+            self.peers.end_sessions(id);
             self.wake(id);
         }
     }
 
     /// After a change of the preshared key: where there was a session, the next one is asked for at once.
     fn ask_anew(&mut self, id: PeerRef) {
-        let Some(peer) = self.peers.peer_mut(id) else { return };
-        let (Some(endpoint), Some(sessions), true) = (peer.endpoint, &mut peer.sessions, peer.retired.is_some()) else {
+        if self.peers.peer_mut(id).is_none_or(|peer| peer.retired.is_none()) {
             return;
-        };
+        }
+        self.prepare(id);
+        let Some(peer) = self.peers.peer_mut(id) else { return };
+        let (Some(endpoint), Some(sessions)) = (peer.endpoint, &mut peer.sessions) else { return };
         let mut departure = to_stranger(&mut self.outbox, &mut self.link, &self.wiring.stats, endpoint);
         sessions.noise.initiate(&mut departure);
+        peer.traversed = self.now;
         self.wake(id);
-    }
-
-    fn owns(&self, peer: PeerRef) -> bool {
-        peer.0 % self.wiring.workers.max(1) == self.wiring.worker
     }
 }

@@ -5,6 +5,7 @@ use crate::frame::{Ecn, Endpoint, Outbox, Outcome};
 use crate::peer::noise;
 use crate::port::Link;
 use crate::stats::{WorkerStats, bump};
+use crate::wire::message::INITIATION_BYTES;
 
 /// The owner of trains that belong to no peer.
 pub const NOBODY: u32 = u32::MAX;
@@ -56,6 +57,26 @@ impl<L: Link> noise::Departure for Departure<'_, L> {
     fn dropped(&mut self, reason: DropReason) {
         self.stats.drops.add(reason, 1);
     }
+}
+
+/// A departure for a peer that nothing can be sent to.
+pub struct Nowhere([u8; INITIATION_BYTES]);
+
+impl Default for Nowhere {
+    fn default() -> Self {
+        Self([0; INITIATION_BYTES])
+    }
+}
+
+impl noise::Departure for Nowhere {
+    fn slot(&mut self, bytes: usize) -> &mut [u8] {
+        debug_assert!(bytes <= INITIATION_BYTES, "only timers run here");
+        &mut self.0
+    }
+
+    fn push(&mut self, _: usize) {}
+
+    fn dropped(&mut self, _: DropReason) {}
 }
 
 /// Sends and empties the outbox. What the engine has to know of it stays behind as remarks.

@@ -1,87 +1,111 @@
 //! From the network to the TUN: tell messages apart, open, check the source, coalesce, write.
 
-use super::Worker;
+use super::Core;
 use super::departure::{Departure, Sent};
+use super::handoff::Load;
 use super::timers::to_stranger;
 use crate::drops::DropReason;
 use crate::event::Event;
-use crate::frame::{Ecn, Endpoint, Received};
+use crate::frame::{Ecn, Endpoint, Inbox, Received};
 use crate::limits::DIVERTED_BYTES_MAX;
 use crate::offload::Plaintexts;
 use crate::offload::coalesce::{Coalescer, Sink};
 use crate::offload::segment::{Segments, TAIL_ROOM};
 use crate::peer::PeerRef;
-use crate::peer::noise::{self, Handshake, Noise, SessionBase};
+use crate::peer::noise::{self, Departure as _, Handshake, Noise, SessionBase};
 use crate::port::{Link, Transport, Tun, TunRefusal, UnitMeta};
 use crate::route::AllowedIps;
 use crate::stats::{WorkerStats, bump};
 use crate::wire::ip::{self, IpHeader};
-use crate::wire::message::Message;
+use crate::wire::message::{DATA_OVERHEAD, Message};
 use std::net::IpAddr;
 
-impl<N: Noise, T: Tun, L: Link> Worker<N, T, L> {
-    /// Handles every train of the inbox, then writes what has gathered.
-    pub(super) fn inbound(&mut self) {
+impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
+    /// Handles every train of the inbox and empties it, then writes what has gathered.
+    pub(super) fn inbound(&mut self, inbox: &mut Inbox) {
         let mut datagrams = 0;
-        for index in 0..self.inbox.len() {
-            let (received, bytes) = self.inbox.train(index);
-            let stride = received.datagram_bytes.max(1);
-            let len = bytes.len();
-            datagrams += len.div_ceil(stride) as u64;
-            let mut at = 0;
-            while at < len {
-                at = self.handle_run(index, &received, stride, at);
-            }
+        for index in 0..inbox.len() {
+            let (received, bytes) = inbox.train(index);
+            datagrams += bytes.len().div_ceil(received.datagram_bytes.max(1)) as u64;
+            self.handle_train(&received, false, bytes);
         }
-        let mut delivery = Delivery { tun: &mut self.tun, stats: &self.wiring.stats };
-        self.coalescer.flush(&mut delivery);
-        bump(&self.wiring.stats.link_rx_trains, self.inbox.len() as u64);
+        self.deliver_lanes();
+        bump(&self.wiring.stats.link_rx_trains, inbox.len() as u64);
         bump(&self.wiring.stats.link_rx_datagrams, datagrams);
-        self.inbox.clear();
+        inbox.clear();
     }
 
-    /// Handles the datagram at `at`, and those behind it that belong to the same session. Returns where to go on.
-    fn handle_run(&mut self, index: usize, received: &Received, stride: usize, at: usize) -> usize {
-        let (_, train) = self.inbox.train(index);
-        let end = train.len().min(at + stride);
-        let datagram = &train[at..end];
-        if received.truncated && end == train.len() {
-            self.drop_packets(DropReason::InboundTruncated, 1);
-            return end;
+    /// Writes what has gathered.
+    pub(super) fn deliver_lanes(&mut self) {
+        self.coalescer.flush(&mut Delivery { tun: &mut self.tun, stats: &self.wiring.stats });
+    }
+
+    /// Handles a train, received here or by another worker.
+    pub(super) fn handle_train(&mut self, received: &Received, screened: bool, train: &[u8]) {
+        let stride = received.datagram_bytes.max(1);
+        let mut rest = train;
+        while !rest.is_empty() {
+            let len = self.handle_run(received, screened, stride, rest);
+            rest = &rest[len..];
         }
-        match Message::classify(datagram) {
+    }
+
+    /// Handles the first datagram, and those behind it that belong to the same session. Returns how many bytes that was.
+    fn handle_run(&mut self, received: &Received, screened: bool, stride: usize, train: &[u8]) -> usize {
+        let len = train.len().min(stride);
+        let datagram = &train[..len];
+        if received.truncated && len == train.len() {
+            self.drop_packets(DropReason::InboundTruncated, 1);
+            return len;
+        }
+        let message = Message::classify(datagram);
+        match message {
             Message::Data { receiver, .. } => {
-                let end = run_end(train, stride, at);
-                self.open(index, received, stride, at..end, receiver);
-                return end;
+                let run = &train[..run_bytes(train, stride)];
+                self.open(received, stride, run, receiver);
+                return run.len();
             }
-            Message::Initiation => self.handle_initiation(index, received, at..end),
+            Message::Initiation => self.handle_initiation(received, screened, datagram),
             Message::Response { receiver } | Message::Cookie { receiver } => {
-                self.handle_answer(index, received, at..end, receiver);
+                self.handle_answer(received, screened, datagram, receiver, message);
             }
             Message::Malformed => self.drop_packets(DropReason::InboundMalformed, 1),
-            Message::Foreign => self.divert(index, received, at..end),
+            Message::Foreign => self.divert(received, datagram),
         }
-        end
+        len
+    }
+
+    /// The peer with sessions under `base`, if it is this worker's. A run for another worker is handed over.
+    fn local(&mut self, base: SessionBase, received: &Received, screened: bool, run: &[u8]) -> Option<PeerRef> {
+        let owner = self.peers.base_owner(base);
+        let count = run.len().div_ceil(received.datagram_bytes.max(1)) as u64;
+        if owner != self.wiring.worker && owner < self.wiring.workers {
+            let received = Received { len: run.len(), ..*received };
+            self.hand_over(owner, Load::Train { received, screened }, run, count);
+            return None;
+        }
+        let found = self.peers.of_base(base);
+        if found.is_none() {
+            self.drop_packets(DropReason::InboundUnknownIndex, count);
+        }
+        found
     }
 
     /// Opens a run of data messages of one session.
-    fn open(&mut self, index: usize, received: &Received, stride: usize, run: std::ops::Range<usize>, receiver: u32) {
-        let count = run.len().div_ceil(stride) as u64;
+    fn open(&mut self, received: &Received, stride: usize, run: &[u8], receiver: u32) {
         let base = SessionBase::of_index(receiver);
-        let Some(id) = self.peers.of_base(base) else {
-            return self.drop_packets(DropReason::InboundUnknownIndex, count);
-        };
+        let Some(id) = self.local(base, received, false, run) else { return };
         self.touch(id);
+        let now = self.now;
         let Some(peer) = self.peers.peer_mut(id) else { return };
-        let sessions = match (&mut peer.sessions, &mut peer.retired) {
-            (Some(sessions), _) if sessions.base == base => sessions,
-            (_, Some((retired, _))) if retired.base == base => retired,
-            _ => return self.wiring.stats.drops.add(DropReason::InboundUnknownIndex, count),
+        let count = run.len().div_ceil(stride) as u64;
+        let (sessions, retired) = match (&mut peer.sessions, &mut peer.retired) {
+            (Some(sessions), _) if sessions.base == base => (sessions, false),
+            (_, Some((retired, until))) if retired.base == base && *until > now => (retired, true),
+            _ => return self.drop_packets(DropReason::InboundUnknownIndex, count),
         };
-        let (_, train) = self.inbox.train(index);
         let mut arrival = Arrival {
-            train: &train[run],
+            train: run,
             stride,
             coalescer: &mut self.coalescer,
             delivery: Delivery { tun: &mut self.tun, stats: &self.wiring.stats },
@@ -98,10 +122,11 @@ impl<N: Noise, T: Tun, L: Link> Worker<N, T, L> {
         if authentic.datagrams == 0 {
             return;
         }
-        peer.traversed = self.now;
+        peer.traversed = now;
         bump(&peer.stats.rx_bytes, authentic.bytes);
         bump(&peer.stats.rx_packets, packets);
-        let news = sessions.confirm(receiver);
+        // A session that was retired before its first packet came completes nothing: the new keys are still waited for.
+        let news = sessions.confirm(receiver) && !retired;
         self.heard_from(id, received);
         if news {
             self.confirm(id);
@@ -143,7 +168,7 @@ impl<N: Noise, T: Tun, L: Link> Worker<N, T, L> {
     }
 
     /// Checks a handshake message before anything is spent on it. True where it may go on.
-    fn screened(&mut self, index: usize, received: &Received, range: std::ops::Range<usize>) -> bool {
+    fn screen(&mut self, received: &Received, message: &[u8]) -> bool {
         let Some(identity) = &self.identity else {
             self.drop_packets(DropReason::InboundUnknownPeer, 1);
             return false;
@@ -152,19 +177,17 @@ impl<N: Noise, T: Tun, L: Link> Worker<N, T, L> {
             self.drop_packets(DropReason::InboundHandshakeOverload, 1);
             return false;
         }
-        let (_, train) = self.inbox.train(index);
         let mut cookie = [0; 64];
-        match N::screen(identity, received.from.ip(), &train[range], &mut cookie) {
+        match N::screen(identity, received.from.ip(), message, &mut cookie) {
             Ok(0) => {
                 self.handshakes_left -= 1;
                 true
             }
             Ok(bytes) => {
                 let endpoint = Endpoint { to: received.from, source: received.source };
-                send_message(
-                    &mut to_stranger(&mut self.outbox, &mut self.link, &self.wiring.stats, endpoint),
-                    &cookie[..bytes],
-                );
+                let mut departure = to_stranger(&mut self.outbox, &mut self.link, &self.wiring.stats, endpoint);
+                departure.slot(bytes)[..bytes].copy_from_slice(&cookie[..bytes]);
+                departure.push(bytes);
                 self.drop_packets(DropReason::InboundHandshakeOverload, 1);
                 false
             }
@@ -175,36 +198,38 @@ impl<N: Noise, T: Tun, L: Link> Worker<N, T, L> {
         }
     }
 
-    fn handle_initiation(&mut self, index: usize, received: &Received, range: std::ops::Range<usize>) {
-        if !self.screened(index, received, range.clone()) {
+    fn handle_initiation(&mut self, received: &Received, screened: bool, message: &[u8]) {
+        if !screened && !self.screen(received, message) {
             return;
         }
-        let (_, train) = self.inbox.train(index);
-        let initiator = self.identity.as_ref().and_then(|identity| N::initiator(identity, &train[range.clone()]));
-        match initiator.and_then(|key| self.peers.of_key(&key)) {
-            Some(id) => self.handle_handshake(id, index, received, range),
-            None => self.drop_packets(DropReason::InboundUnknownPeer, 1),
+        let initiator = self.identity.as_ref().and_then(|identity| N::initiator(identity, message));
+        let Some(id) = initiator.and_then(|key| self.peers.of_key(&key)) else {
+            return self.drop_packets(DropReason::InboundUnknownPeer, 1);
+        };
+        let owner = self.peers.owner(id);
+        if owner == self.wiring.worker {
+            self.prepare(id);
+            self.handle_handshake(id, received, message, Message::Initiation);
+        } else {
+            let received = Received { len: message.len(), ..*received };
+            self.hand_over(owner, Load::Train { received, screened: true }, message, 1);
         }
     }
 
-    fn handle_answer(&mut self, index: usize, received: &Received, range: std::ops::Range<usize>, receiver: u32) {
-        let (_, train) = self.inbox.train(index);
-        let is_response = matches!(Message::classify(&train[range.clone()]), Message::Response { .. });
-        if is_response && !self.screened(index, received, range.clone()) {
+    fn handle_answer(&mut self, received: &Received, screened: bool, message: &[u8], receiver: u32, kind: Message) {
+        let is_response = matches!(kind, Message::Response { .. });
+        if is_response && !screened && !self.screen(received, message) {
             return;
         }
-        match self.peers.of_base(SessionBase::of_index(receiver)) {
-            Some(id) => self.handle_handshake(id, index, received, range),
-            None => self.drop_packets(DropReason::InboundUnknownIndex, 1),
+        if let Some(id) = self.local(SessionBase::of_index(receiver), received, true, message) {
+            self.handle_handshake(id, received, message, kind);
         }
     }
 
-    fn handle_handshake(&mut self, id: PeerRef, index: usize, received: &Received, range: std::ops::Range<usize>) {
+    fn handle_handshake(&mut self, id: PeerRef, received: &Received, message: &[u8], kind: Message) {
         self.touch(id);
         let Some(peer) = self.peers.peer_mut(id) else { return };
         let Some(sessions) = &mut peer.sessions else { return };
-        let (_, train) = self.inbox.train(index);
-        let message = &train[range];
         let mut departure = Departure {
             outbox: &mut self.outbox,
             link: &mut self.link,
@@ -221,7 +246,6 @@ impl<N: Noise, T: Tun, L: Link> Worker<N, T, L> {
                 bump(&peer.stats.rx_bytes, message.len() as u64);
                 bump(&peer.stats.tx_bytes, departure.sent.bytes);
                 peer.traversed = self.now;
-                let kind = Message::classify(message);
                 if let Message::Response { receiver } = kind {
                     sessions.confirm(receiver);
                 }
@@ -237,9 +261,7 @@ impl<N: Noise, T: Tun, L: Link> Worker<N, T, L> {
     }
 
     /// Passes on what is not WireGuard.
-    fn divert(&mut self, index: usize, received: &Received, range: std::ops::Range<usize>) {
-        let (_, train) = self.inbox.train(index);
-        let datagram = &train[range];
+    fn divert(&mut self, received: &Received, datagram: &[u8]) {
         if datagram.len() > DIVERTED_BYTES_MAX {
             return self.drop_packets(DropReason::InboundDivertOverflow, 1);
         }
@@ -250,24 +272,19 @@ impl<N: Noise, T: Tun, L: Link> Worker<N, T, L> {
     }
 }
 
-/// Where the run of data messages that starts at `at` ends: all of one session.
-fn run_end(train: &[u8], stride: usize, at: usize) -> usize {
+/// Bytes of the run of data messages at the start of `train`: all of one session.
+fn run_bytes(train: &[u8], stride: usize) -> usize {
     // Type and receiver index side by side.
-    let head = &train[at..at + 8];
-    let mut end = train.len().min(at + stride);
+    let head = &train[..8];
+    let mut end = train.len().min(stride);
     while let Some(next) = train.get(end..) {
-        let same = next.len() >= crate::wire::message::DATA_OVERHEAD && &next[..8] == head;
+        let same = next.len() >= DATA_OVERHEAD && &next[..8] == head;
         if !same {
             break;
         }
         end = train.len().min(end + stride);
     }
     end
-}
-
-fn send_message(departure: &mut impl noise::Departure, message: &[u8]) {
-    departure.slot(message.len())[..message.len()].copy_from_slice(message);
-    departure.push(message.len());
 }
 
 /// One run on its way through the cipher to the lanes.

@@ -3,15 +3,19 @@
 //! [`Worker::turn`] does a bounded piece of everything, in this order, and says whether there was anything to do:
 //!
 //! ```text
-//! commands ─► inbound batch ─► outbound batch ─► timers due ─► send ─► counters
+//! commands ─► mail ─► inbound batch ─► outbound batch ─► timers due ─► send
 //! ```
-//! Nothing on this path is shared with another thread but the counters, so nothing is locked; nothing is allocated once
-//! the tables have grown to the number of peers. Commands and handshakes may allocate.
+//! Nothing on this path is shared with another thread but counters and the mailboxes, so nothing is locked; nothing is
+//! allocated once the tables have grown to the number of peers. Commands and handshakes may allocate.
+//!
+//! A peer belongs to one worker: number modulo workers. Its session indices carry that worker in their low bits, by
+//! which the kernel steers datagrams; what still lands elsewhere goes to the owner through [`handoff`].
 //!
 //! Whoever turns the worker passes the time and waits for readiness when [`Turn::Idle`] comes back.
 
 mod apply;
 mod departure;
+pub mod handoff;
 mod inbound;
 mod outbound;
 mod timers;
@@ -20,7 +24,7 @@ use crate::command::Command;
 use crate::drops::DropReason;
 use crate::event::Event;
 use crate::frame::{Inbox, Outbox, Outcome, TunBatch};
-use crate::limits::HANDSHAKES_PER_TURN;
+use crate::limits::{HANDSHAKES_PER_TURN, PARCELS_PER_TURN};
 use crate::offload::coalesce::Coalescer;
 use crate::peer::noise::Noise;
 use crate::peer::{PeerRef, PeerTable};
@@ -28,6 +32,7 @@ use crate::port::{Link, Stall, Tun};
 use crate::route::AllowedIps;
 use crate::stats::{WorkerStats, bump};
 use crate::tick::Tick;
+use handoff::{Dispatch, Load, Mail};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::Duration;
@@ -41,7 +46,7 @@ const SINGLY_FOR: Duration = Duration::from_secs(60);
 pub enum Turn {
     /// Something moved: turn again at once.
     Busy,
-    /// Nothing to do before a port is ready, a command comes, or this moment.
+    /// Nothing to do before a port is ready, a command or a parcel comes, or this moment.
     Idle(Option<Tick>),
     /// A port is gone; the worker has nothing left to do. The `errno`, or 0.
     Closed(i32),
@@ -59,12 +64,21 @@ pub struct Wiring {
     pub commands: Receiver<Command>,
     /// Events to control.
     pub events: SyncSender<Event>,
+    /// To and from the other workers.
+    pub mail: Mail,
     /// Counters for everyone.
     pub stats: Arc<WorkerStats>,
 }
 
 /// See the module.
 pub struct Worker<N: Noise, T, L> {
+    core: Core<N, T, L>,
+    batch: TunBatch,
+    inbox: Inbox,
+}
+
+/// All of a worker but the two buffers that are being read while it works.
+struct Core<N: Noise, T, L> {
     tun: T,
     link: L,
     wiring: Wiring,
@@ -72,10 +86,10 @@ pub struct Worker<N: Noise, T, L> {
     peers: PeerTable<N>,
     routes: AllowedIps<PeerRef>,
     timers: Timers,
-    batch: TunBatch,
-    inbox: Inbox,
     outbox: Outbox,
     coalescer: Coalescer,
+    /// What this worker has for the others.
+    dispatch: Dispatch,
     mtu: usize,
     now: Tick,
     refreshed: Tick,
@@ -86,62 +100,78 @@ impl<N: Noise, T: Tun, L: Link> Worker<N, T, L> {
     /// A worker without identity or peers, with all its packet memory.
     pub fn new(mut tun: T, link: L, wiring: Wiring) -> Self {
         let mtu = usize::from(tun.mtu());
-        Self {
+        let core = Core {
             tun,
             link,
             identity: None,
             peers: PeerTable::new(wiring.worker, wiring.workers, wiring.seed),
-            wiring,
             routes: AllowedIps::new(),
             timers: Timers::new(),
-            batch: TunBatch::new(),
-            inbox: Inbox::new(),
             outbox: Outbox::new(),
             coalescer: Coalescer::new(),
+            dispatch: Dispatch::new(wiring.mail.clone(), wiring.workers),
+            wiring,
             mtu,
             now: Tick::default(),
             refreshed: Tick::default(),
             handshakes_left: 0,
-        }
+        };
+        Self { core, batch: TunBatch::new(), inbox: Inbox::new() }
     }
 
     /// Does a bounded piece of work. `now` never goes back.
     pub fn turn(&mut self, now: Tick) -> Turn {
-        self.now = now;
-        self.handshakes_left = HANDSHAKES_PER_TURN;
-        let mut busy = self.apply_commands();
-        self.refresh();
-        match self.link.recv(&mut self.inbox) {
+        let core = &mut self.core;
+        core.now = now;
+        core.handshakes_left = HANDSHAKES_PER_TURN;
+        let mut busy = core.apply_commands();
+        core.refresh();
+        busy |= core.take_mail();
+        match core.link.recv(&mut self.inbox) {
             Ok(()) => {
                 busy = true;
-                self.inbound();
+                core.inbound(&mut self.inbox);
             }
-            Err(Stall::Closed(errno)) => return self.close(errno),
+            Err(Stall::Closed(errno)) => return core.close(errno),
             Err(Stall::Empty) => {}
         }
-        match self.tun.recv(&mut self.batch) {
+        match core.tun.recv(&mut self.batch) {
             Ok(()) => {
                 busy = true;
-                self.outbound();
+                core.outbound(&mut self.batch);
             }
-            Err(Stall::Closed(errno)) => return self.close(errno),
+            Err(Stall::Closed(errno)) => return core.close(errno),
             Err(Stall::Empty) => {}
         }
-        self.run_timers();
-        self.send();
-        if busy { Turn::Busy } else { Turn::Idle(self.timers.next()) }
+        core.run_timers();
+        core.send();
+        core.dispatch.post_all();
+        if busy { Turn::Busy } else { Turn::Idle(core.timers.next()) }
+    }
+
+    /// Passes on the numbers of the workers that have been sent something since the last call: they may be waiting.
+    pub fn wake_others(&mut self, wake: impl FnMut(u32)) {
+        self.core.dispatch.wake_others(wake);
+    }
+
+    /// Whether a parcel of another worker waits.
+    #[must_use]
+    pub fn has_mail(&self) -> bool {
+        self.core.wiring.mail.waits(self.core.wiring.worker)
     }
 
     /// The ports, for the thread that waits on them.
     pub fn ports(&self) -> (&T, &L) {
-        (&self.tun, &self.link)
+        (&self.core.tun, &self.core.link)
     }
 
     /// The ports, to be changed between two turns.
     pub fn ports_mut(&mut self) -> (&mut T, &mut L) {
-        (&mut self.tun, &mut self.link)
+        (&mut self.core.tun, &mut self.core.link)
     }
+}
 
+impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
     /// What is asked about once a second.
     fn refresh(&mut self) {
         if self.now.since(self.refreshed) < Duration::from_secs(1) && self.refreshed != Tick::default() {
@@ -151,6 +181,44 @@ impl<N: Noise, T: Tun, L: Link> Worker<N, T, L> {
         self.mtu = usize::from(self.tun.mtu());
         if let Some(identity) = &self.identity {
             N::refresh(identity);
+        }
+    }
+
+    /// Goes on with what other workers were given. True where there was something.
+    fn take_mail(&mut self) -> bool {
+        let me = self.wiring.worker;
+        for done in 0..PARCELS_PER_TURN {
+            let Some(mut parcel) = self.wiring.mail.take(me) else { return done > 0 };
+            for index in 0..parcel.len() {
+                let (load, len, bytes) = parcel.item(index);
+                match load {
+                    Load::Unit(meta) => self.outbound_unit(&meta, len, bytes),
+                    Load::Train { received, screened } => self.handle_train(&received, screened, &bytes[..len]),
+                }
+            }
+            self.deliver_lanes();
+            self.wiring.mail.give_back(me, parcel);
+        }
+        true
+    }
+
+    /// Sees to it that the peer has sessions, if the device has an identity.
+    fn prepare(&mut self, id: PeerRef) {
+        if let Some(identity) = &self.identity {
+            self.peers.prepare(id, identity);
+        }
+    }
+
+    /// Hands a load to the worker that owns it.
+    fn hand_over(&mut self, to: u32, load: Load, bytes: &[u8], packets: u64) {
+        if self.dispatch.hand_over(to, load, bytes) {
+            bump(&self.wiring.stats.handed_over, packets);
+        } else {
+            let reason = match load {
+                Load::Unit(_) => DropReason::OutboundHandoffOverflow,
+                Load::Train { .. } => DropReason::InboundHandoffOverflow,
+            };
+            self.drop_packets(reason, packets);
         }
     }
 
@@ -177,16 +245,12 @@ impl<N: Noise, T: Tun, L: Link> Worker<N, T, L> {
     }
 
     fn tell(&self, event: Event) {
-        tell(&self.wiring, event);
+        if self.wiring.events.try_send(event).is_err() {
+            bump(&self.wiring.stats.events_lost, 1);
+        }
     }
 
     fn drop_packets(&self, reason: DropReason, packets: u64) {
         self.wiring.stats.drops.add(reason, packets);
-    }
-}
-
-fn tell(wiring: &Wiring, event: Event) {
-    if wiring.events.try_send(event).is_err() {
-        bump(&wiring.stats.events_lost, 1);
     }
 }

@@ -1,9 +1,10 @@
 //! From the TUN to the network: route, cut, seal, send.
 
-use super::Worker;
+use super::Core;
 use super::departure::{Departure, Sent};
+use super::handoff::Load;
 use crate::drops::DropReason;
-use crate::frame::Ecn;
+use crate::frame::{Ecn, TunBatch};
 use crate::offload::segment::Segments;
 use crate::peer::PeerRef;
 use crate::peer::noise::Noise;
@@ -12,47 +13,63 @@ use crate::stats::bump;
 use crate::wire::ip;
 use std::net::IpAddr;
 
-impl<N: Noise, T: Tun, L: Link> Worker<N, T, L> {
-    /// Seals every unit of the batch.
-    pub(super) fn outbound(&mut self) {
-        let mut memo: Option<(IpAddr, PeerRef)> = None;
-        let mut touched: Option<PeerRef> = None;
+impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
+    /// Seals every unit of the batch and empties it.
+    pub(super) fn outbound(&mut self, batch: &mut TunBatch) {
+        let mut memo = Memo::default();
         let mut packets = 0;
-        for index in 0..self.batch.len() {
-            let (meta, len, bytes) = self.batch.unit(index);
-            let count = packets_in(&meta, len);
-            packets += count;
-            let Some(destination) = ip::destination(&bytes[..len]) else {
-                self.drop_packets(DropReason::OutboundMalformed, count);
-                continue;
-            };
-            let routed = match memo {
-                Some((known, peer)) if known == destination => Some(peer),
-                _ => self.routes.lookup(destination),
-            };
-            let Some(id) = routed else {
-                self.drop_packets(DropReason::OutboundUnrouted, count);
-                continue;
-            };
-            memo = Some((destination, id));
-            if touched != Some(id) {
-                touched = Some(id);
-                self.touch(id);
-            }
-            if let Err(reason) = self.seal(id, index) {
-                self.drop_packets(reason, count);
-            }
+        for index in 0..batch.len() {
+            let (meta, len, bytes) = batch.unit(index);
+            packets += packets_in(&meta, len);
+            self.pass(&meta, len, bytes, &mut memo);
         }
-        bump(&self.wiring.stats.tun_rx_units, self.batch.len() as u64);
+        bump(&self.wiring.stats.tun_rx_units, batch.len() as u64);
         bump(&self.wiring.stats.tun_rx_packets, packets);
-        self.batch.clear();
+        batch.clear();
     }
 
-    /// Seals unit `index` of the batch for a peer.
-    fn seal(&mut self, id: PeerRef, index: usize) -> Result<(), DropReason> {
+    /// Seals a unit that another worker read.
+    pub(super) fn outbound_unit(&mut self, meta: &UnitMeta, len: usize, bytes: &mut [u8]) {
+        self.pass(meta, len, bytes, &mut Memo::default());
+    }
+
+    /// Seals the unit in the first `len` of `bytes`, hands it to the owner of its peer, or drops it.
+    fn pass(&mut self, meta: &UnitMeta, len: usize, bytes: &mut [u8], memo: &mut Memo) {
+        let result = self.route(&bytes[..len], memo).and_then(|id| {
+            let owner = self.peers.owner(id);
+            if owner != self.wiring.worker {
+                self.hand_over(owner, Load::Unit(*meta), &bytes[..len], packets_in(meta, len));
+                return Ok(());
+            }
+            if memo.touched != Some(id) {
+                memo.touched = Some(id);
+                self.touch(id);
+            }
+            self.seal(id, meta, len, bytes)
+        });
+        if let Err(reason) = result {
+            self.drop_packets(reason, packets_in(meta, len));
+        }
+    }
+
+    fn route(&self, packet: &[u8], memo: &mut Memo) -> Result<PeerRef, DropReason> {
+        let destination = ip::destination(packet).ok_or(DropReason::OutboundMalformed)?;
+        if let Some((_, peer)) = memo.routed.filter(|(known, _)| *known == destination) {
+            return Ok(peer);
+        }
+        let peer = self.routes.lookup(destination).ok_or(DropReason::OutboundUnrouted)?;
+        memo.routed = Some((destination, peer));
+        Ok(peer)
+    }
+
+    fn seal(&mut self, id: PeerRef, meta: &UnitMeta, len: usize, bytes: &mut [u8]) -> Result<(), DropReason> {
         let now = self.now;
         let peer = self.peers.peer_mut(id).ok_or(DropReason::OutboundUnrouted)?;
         let endpoint = peer.endpoint.ok_or(DropReason::OutboundNoEndpoint)?;
+        if peer.sessions.is_none() {
+            self.prepare(id);
+        }
+        let peer = self.peers.peer_mut(id).ok_or(DropReason::OutboundUnrouted)?;
         let sessions = peer.sessions.as_mut().ok_or(DropReason::OutboundNoIdentity)?;
         // Sessions from before a change of the preshared key serve until the new ones are ready.
         let noise = match &mut peer.retired {
@@ -61,9 +78,8 @@ impl<N: Noise, T: Tun, L: Link> Worker<N, T, L> {
             }
             _ => &mut sessions.noise,
         };
-        let (meta, len, bytes) = self.batch.unit(index);
         let ecn = Ecn::of_tos(ip::tos(bytes));
-        let mut segments = Segments::new(bytes, len, &meta, self.mtu).map_err(|_| DropReason::OutboundMalformed)?;
+        let mut segments = Segments::new(bytes, len, meta, self.mtu).map_err(|_| DropReason::OutboundMalformed)?;
         let mut departure = Departure {
             outbox: &mut self.outbox,
             link: &mut self.link,
@@ -82,6 +98,13 @@ impl<N: Noise, T: Tun, L: Link> Worker<N, T, L> {
         }
         Ok(())
     }
+}
+
+/// What the unit before this one found out.
+#[derive(Default)]
+struct Memo {
+    routed: Option<(IpAddr, PeerRef)>,
+    touched: Option<PeerRef>,
 }
 
 /// Packets a unit stands for, near enough for counters.

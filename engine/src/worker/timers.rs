@@ -4,8 +4,8 @@
 //! these costs nothing. The queue is a heap of (moment, peer); an entry counts only while the peer's `due` says the same,
 //! so an earlier date is set by adding an entry and never by searching one.
 
-use super::Worker;
-use super::departure::{Departure, NOBODY, Sent};
+use super::Core;
+use super::departure::{Departure, NOBODY, Nowhere, Sent};
 use crate::event::Event;
 use crate::frame::Ecn;
 use crate::peer::noise::{Noise, Pulse};
@@ -24,6 +24,18 @@ const QUIET_AFTER: Duration = Duration::from_secs(30);
 
 /// Pulse of a quiet peer: how late it may forget its keys.
 const QUIET_PULSE: Duration = Duration::from_secs(5);
+
+/// After so long without traffic all keys have ended, whatever the library says (paper, section 6.1,
+/// `REJECT_AFTER_TIME` of 180 s).
+const KEYLESS_AFTER: Duration = Duration::from_secs(190);
+
+/// So long after the last authentic datagram all that a handshake left is forgotten (paper, section 6.3: three times
+/// `REJECT_AFTER_TIME`).
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(550);
+
+/// How long retired sessions go on receiving once there are new ones: what the peer sent before it heard of those is still
+/// under way. A peer that has not heard of them after this time asks again (paper, section 6.1, `REKEY_TIMEOUT`).
+const RETIRED_GRACE: Duration = Duration::from_secs(5);
 
 /// Timer runs per turn: the rest waits for the next turn, so that packets are not kept waiting.
 const RUNS_PER_TURN: usize = 64;
@@ -56,7 +68,7 @@ impl Timers {
     }
 }
 
-impl<N: Noise, T: Tun, L: Link> Worker<N, T, L> {
+impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
     /// Runs what is due.
     pub(super) fn run_timers(&mut self) {
         for _ in 0..RUNS_PER_TURN {
@@ -91,7 +103,17 @@ impl<N: Noise, T: Tun, L: Link> Worker<N, T, L> {
         peer.pulsed = now;
         let due =
             peer.keepalive.is_some_and(|every| now.since(peer.traversed) >= every || peer.traversed == Tick::default());
-        let (Some(sessions), Some(endpoint)) = (&mut peer.sessions, peer.endpoint) else { return Pulse::Dormant };
+        if due && peer.endpoint.is_some() && peer.sessions.is_none() {
+            self.prepare(id);
+        }
+        let Some(peer) = self.peers.peer_mut(id) else { return Pulse::Dormant };
+        let Some(sessions) = &mut peer.sessions else { return Pulse::Dormant };
+        let Some(endpoint) = peer.endpoint else {
+            // There is nothing to send, but its clock has to be right when a handshake comes: the keys of that are
+            // counted from the last pulse on.
+            sessions.noise.pulse(&mut Nowhere::default());
+            return Pulse::Dormant;
+        };
         let mut departure = Departure {
             outbox: &mut self.outbox,
             link: &mut self.link,
@@ -113,14 +135,14 @@ impl<N: Noise, T: Tun, L: Link> Worker<N, T, L> {
             peer.traversed = now;
             bump(&peer.stats.tx_bytes, sent.bytes);
         }
-        let ready = sessions.noise.ready();
-        if peer.retired.as_ref().is_some_and(|(_, until)| ready || *until <= now) {
+        if peer.retired.as_ref().is_some_and(|(_, until)| *until <= now) {
             self.peers.drop_retired(id);
         }
         if pulse == Pulse::Abandoned {
             self.abandoned(id);
         }
-        pulse
+        // A keepalive for a peer without keys began a handshake, which has to be retried.
+        if sent.datagrams > 0 && matches!(pulse, Pulse::Dormant | Pulse::Abandoned) { Pulse::Asking } else { pulse }
     }
 
     fn abandoned(&mut self, id: PeerRef) {
@@ -133,12 +155,18 @@ impl<N: Noise, T: Tun, L: Link> Worker<N, T, L> {
     fn plan(&mut self, id: PeerRef, pulse: Pulse) {
         let now = self.now;
         let Some(peer) = self.peers.peer_mut(id) else { return };
-        let quiet = now.since(peer.traversed) >= QUIET_AFTER && peer.sessions.as_ref().is_some_and(|s| s.noise.ready());
-        let pulsing = (pulse == Pulse::Alive).then(|| now + if quiet { QUIET_PULSE } else { N::PULSE });
-        let keepalive = peer
-            .keepalive
-            .filter(|_| peer.endpoint.is_some() && peer.sessions.is_some())
-            .map(|every| (peer.traversed + every).max(now + N::PULSE));
+        let pulsing = match pulse {
+            Pulse::Asking => Some(now + N::PULSE),
+            Pulse::Keyed if now.since(peer.traversed) < QUIET_AFTER => Some(now + N::PULSE),
+            Pulse::Keyed if now.since(peer.traversed) < KEYLESS_AFTER => Some(now + QUIET_PULSE),
+            // One more look, when the last that a handshake left is to be forgotten.
+            Pulse::Keyed | Pulse::Abandoned | Pulse::Dormant => {
+                let forgotten = peer.traversed + FORGOTTEN_AFTER;
+                (peer.sessions.is_some() && peer.traversed != Tick::default() && now < forgotten).then_some(forgotten)
+            }
+        };
+        let keepalive = peer.keepalive.filter(|_| peer.endpoint.is_some() && self.identity.is_some());
+        let keepalive = keepalive.map(|every| (peer.traversed + every).max(now + N::PULSE));
         if let Some(at) = [pulsing, keepalive].into_iter().flatten().min() {
             self.timers.no_later(peer, at);
         }
@@ -150,7 +178,9 @@ impl<N: Noise, T: Tun, L: Link> Worker<N, T, L> {
         let Some(peer) = self.peers.peer_mut(id) else { return };
         peer.stats.handshake_tick.store(now.0.saturating_add(1), Ordering::Relaxed);
         let key = peer.key;
-        self.peers.drop_retired(id);
+        if let Some((_, until)) = &mut peer.retired {
+            *until = (*until).min(now + RETIRED_GRACE);
+        }
         self.tell(Event::HandshakeCompleted { peer: key });
     }
 }

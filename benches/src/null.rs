@@ -1,0 +1,136 @@
+//! A cipher that hides nothing: the same messages, copies and system calls without the arithmetic, to see what share of
+//! the ceiling a real cipher reaches. It exists in the benches only; no daemon can select it.
+//!
+//! The handshake is two messages in the clear: an initiation with the sender's index and public key, a response with both
+//! indices. Data messages have the right sizes, a zero tag and counters that nobody checks.
+
+use ginnel_engine::drops::DropReason;
+use ginnel_engine::key::{PresharedKey, PrivateKey, PublicKey};
+use ginnel_engine::offload::Plaintexts;
+use ginnel_engine::peer::noise::{Arrival, Departure, Handshake, Noise, Pulse, SessionBase};
+use ginnel_engine::wire::message::{DATA_HEADER_BYTES, DATA_OVERHEAD, INITIATION_BYTES, Message, RESPONSE_BYTES};
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// One peer's session, if it has one: both indices and the next counter.
+pub struct Null {
+    own: PublicKey,
+    index: u32,
+    theirs: Option<u32>,
+    counter: u64,
+}
+
+impl Null {
+    fn write_header(&mut self, message: &mut [u8], receiver: u32) {
+        message[..4].copy_from_slice(&4_u32.to_le_bytes());
+        message[4..8].copy_from_slice(&receiver.to_le_bytes());
+        message[8..16].copy_from_slice(&self.counter.to_le_bytes());
+        self.counter += 1;
+    }
+}
+
+fn index_at(message: &[u8], at: usize) -> u32 {
+    message.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |bytes| u32::from_le_bytes(*bytes))
+}
+
+impl Noise for Null {
+    type Identity = PublicKey;
+
+    const PULSE: Duration = Duration::from_millis(250);
+
+    fn identity(key: &PrivateKey) -> PublicKey {
+        key.public()
+    }
+
+    fn new(identity: &PublicKey, _: &PublicKey, _: Option<&PresharedKey>, base: SessionBase) -> Self {
+        Self { own: *identity, index: base.0 << 8, theirs: None, counter: 0 }
+    }
+
+    fn screen(_: &PublicKey, _: IpAddr, _: &[u8], _: &mut [u8; 64]) -> Result<usize, DropReason> {
+        Ok(0)
+    }
+
+    fn initiator(_: &PublicKey, message: &[u8]) -> Option<PublicKey> {
+        message.get(8..).and_then(<[u8]>::first_chunk).copied().map(PublicKey)
+    }
+
+    fn refresh(_: &PublicKey) {}
+
+    fn ready(&self) -> bool {
+        self.theirs.is_some()
+    }
+
+    fn seal(&mut self, packets: &mut impl Plaintexts, departure: &mut impl Departure) {
+        let Some(receiver) = self.theirs else {
+            return self.initiate(departure);
+        };
+        while let Some(packet) = packets.next() {
+            let bytes = packet.len() + DATA_OVERHEAD;
+            let slot = departure.slot(bytes);
+            self.write_header(slot, receiver);
+            slot[DATA_HEADER_BYTES..][..packet.len()].copy_from_slice(packet);
+            slot[DATA_HEADER_BYTES + packet.len()..bytes].fill(0);
+            departure.push(bytes);
+        }
+    }
+
+    fn keepalive(&mut self, departure: &mut impl Departure) {
+        let Some(receiver) = self.theirs else {
+            return self.initiate(departure);
+        };
+        let slot = departure.slot(DATA_OVERHEAD);
+        self.write_header(slot, receiver);
+        slot[DATA_HEADER_BYTES..DATA_OVERHEAD].fill(0);
+        departure.push(DATA_OVERHEAD);
+    }
+
+    fn open(&mut self, arrival: &mut impl Arrival) {
+        while let Some((datagram, room)) = arrival.next() {
+            let sealed = datagram.get(DATA_HEADER_BYTES..datagram.len() - 16).unwrap_or_default();
+            room[..sealed.len()].copy_from_slice(sealed);
+            let bytes = sealed.len();
+            arrival.opened(bytes);
+        }
+    }
+
+    fn confirmed(&mut self, _: &mut impl Departure) {}
+
+    fn handshake(
+        &mut self,
+        _: IpAddr,
+        message: &[u8],
+        departure: &mut impl Departure,
+    ) -> Result<Handshake, DropReason> {
+        match Message::classify(message) {
+            Message::Initiation => {
+                self.theirs = Some(index_at(message, 4));
+                let slot = departure.slot(RESPONSE_BYTES);
+                slot[..RESPONSE_BYTES].fill(0);
+                slot[0] = 2;
+                slot[4..8].copy_from_slice(&self.index.to_le_bytes());
+                slot[8..12].copy_from_slice(&index_at(message, 4).to_le_bytes());
+                departure.push(RESPONSE_BYTES);
+                Ok(Handshake::Continues)
+            }
+            Message::Response { .. } => {
+                self.theirs = Some(index_at(message, 4));
+                self.keepalive(departure);
+                Ok(Handshake::Completed)
+            }
+            _ => Err(DropReason::InboundStaleHandshake),
+        }
+    }
+
+    fn initiate(&mut self, departure: &mut impl Departure) {
+        let slot = departure.slot(INITIATION_BYTES);
+        slot[..INITIATION_BYTES].fill(0);
+        slot[0] = 1;
+        slot[4..8].copy_from_slice(&self.index.to_le_bytes());
+        slot[8..40].copy_from_slice(&self.own.0);
+        departure.push(INITIATION_BYTES);
+    }
+
+    fn pulse(&mut self, _: &mut impl Departure) -> Pulse {
+        Pulse::Keyed
+    }
+}
