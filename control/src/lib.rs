@@ -6,11 +6,13 @@ pub mod bare;
 pub mod cli;
 pub mod daemon;
 pub mod demo;
+mod flags;
 pub mod host;
 pub mod ipc;
 pub mod lab;
 mod log_budget;
 pub mod node;
+mod socket_file;
 #[cfg(test)]
 mod temp_dir;
 pub mod uapi;

@@ -16,11 +16,12 @@ mod logging;
 #[cfg(test)]
 mod tests;
 
+use crate::flags;
 use crate::uapi::{self, Configurable, UapiError, UapiServer};
 use ending::{End, Ending};
 use ginnel_backends::device::{Device, DeviceError, DeviceOptions};
 use ginnel_engine::event::Event;
-use ginnel_engine::limits::{MTU_MAX, MTU_MIN, WORKERS_MAX};
+use ginnel_engine::limits::{MTU_MAX, MTU_MIN};
 use ginnel_engine::port::Offload;
 use logging::LogLevel;
 use std::io::{self, Write};
@@ -39,10 +40,10 @@ pub struct DeviceArgs {
     #[arg(long, value_name = "N", default_value_t = 1420, value_parser = mtu_range())]
     pub mtu: u16,
     /// Worker threads; 0 for one per core
-    #[arg(long, value_name = "N", default_value_t = 0, value_parser = worker_range())]
-    pub workers: u16,
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = flags::workers)]
+    pub workers: usize,
     /// Do not use this offload; may be given several times
-    #[arg(long, value_name = "NAME", value_parser = offload)]
+    #[arg(long, value_name = "NAME", value_parser = flags::offload)]
     pub offload_off: Vec<Offload>,
     /// Name of the interface to create
     #[arg(value_name = "IFACE")]
@@ -150,7 +151,7 @@ impl DeviceArgs {
         DeviceOptions {
             name: self.interface.clone(),
             mtu: self.mtu,
-            workers: self.workers.into(),
+            workers: self.workers,
             pinned: false,
             offloads_off: self.offload_off.clone(),
         }
@@ -159,15 +160,4 @@ impl DeviceArgs {
 
 fn mtu_range() -> clap::builder::RangedI64ValueParser<u16> {
     clap::value_parser!(u16).range(i64::from(MTU_MIN)..=i64::from(MTU_MAX))
-}
-
-fn worker_range() -> clap::builder::RangedI64ValueParser<u16> {
-    clap::value_parser!(u16).range(0..=WORKERS_MAX as i64)
-}
-
-fn offload(text: &str) -> Result<Offload, String> {
-    Offload::ALL.into_iter().find(|offload| offload.name() == text).ok_or_else(|| {
-        let names = Offload::ALL.map(Offload::name);
-        format!("the offloads are {}", names.join(", "))
-    })
 }

@@ -134,8 +134,8 @@ fn serves_wg_like_wg_quick_does() {
             };
             // Up: the implementation goes to the background, and the very next command configures it.
             assert!(program.run(&["wg0"]).status.success());
-            std::fs::write("/run/conf", "[Interface]\nListenPort = 51820\nFwMark = 0xca6c\n").unwrap();
-            wg("addconf wg0 /run/conf");
+            std::fs::write("/var/run/conf", "[Interface]\nListenPort = 51820\nFwMark = 0xca6c\n").unwrap();
+            wg("addconf wg0 /var/run/conf");
             let device = program.device("wg0");
             assert_eq!(wg("show wg0 listen-port"), "51820\n");
             assert_eq!(wg("show interfaces"), "wg0\n");

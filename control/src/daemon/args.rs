@@ -1,8 +1,8 @@
 //! The flags of the daemon, under either of its names.
 
 use super::defaults::System;
+use crate::flags;
 use clap::{CommandFactory, FromArgMatches, Parser};
-use ginnel_engine::limits::WORKERS_MAX;
 use ginnel_engine::port::Offload;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -26,10 +26,10 @@ pub struct DaemonArgs {
     #[arg(long, hide = true)]
     pub build_id: bool,
     /// Do without a kernel offload: tun_tcp, tun_udp, link_segmentation or link_coalescing; may be repeated
-    #[arg(long, value_name = "NAME", value_parser = offload)]
+    #[arg(long, value_name = "NAME", value_parser = flags::offload)]
     pub offload_off: Vec<Offload>,
     /// Packet worker threads; 0 for one per core
-    #[arg(long, value_name = "N", default_value_t = 0, value_parser = workers)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = flags::workers)]
     pub workers: usize,
 }
 
@@ -58,19 +58,6 @@ impl DaemonArgs {
         let matches = command.try_get_matches_from(argv)?;
         Program::from_arg_matches(&matches).map(|program| program.args)
     }
-}
-
-fn offload(name: &str) -> Result<Offload, String> {
-    let known = || Offload::ALL.map(Offload::name).join(", ");
-    Offload::ALL
-        .into_iter()
-        .find(|offload| offload.name() == name)
-        .ok_or_else(|| format!("known offloads: {}", known()))
-}
-
-fn workers(text: &str) -> Result<usize, String> {
-    let workers = text.parse().map_err(|_| "a number is wanted".to_owned())?;
-    if workers <= WORKERS_MAX { Ok(workers) } else { Err(format!("a device has at most {WORKERS_MAX} workers")) }
 }
 
 #[cfg(test)]

@@ -142,7 +142,7 @@ async fn live<M: DeviceMaker, H: Host>(
     let mut signals = Signals::new().map_err(DaemonError::Runtime)?;
     let node = Node::new(maker, open_host()?, KeyStore::new(&config.state_dir), config.tuning.clone());
     let node = Arc::new(node);
-    let socket = BoundSocket::bind(&config.socket, Some(config.group)).await?;
+    let socket = BoundSocket::bind(&config.socket, Some(config.group))?;
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(socket = %socket.path().display(), state = %config.state_dir.display(), version, "ready");
     let notifier = Notifier::of_process();

@@ -121,8 +121,6 @@ fn demonstrate(args: &DemoArgs, keeper: &Keeper) -> Result<(), DemoError> {
     let command = |data: &Path, socket: &Path| {
         let mut command = Command::new(&program);
         command.arg("daemon").arg("--data-dir").arg(data).arg("--socket").arg(socket);
-        // Nothing outside the laboratory is to be seen or touched by it.
-        command.arg("--uapi-dir").arg(data);
         command
     };
     let mut stage = Stage::set(args.nodes.into(), &scratch, keeper, &command)?;

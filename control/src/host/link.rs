@@ -87,7 +87,8 @@ pub struct LinkChange<'a> {
     pub netns: Option<BorrowedFd<'a>>,
 }
 
-/// Whether `name` can name an interface.
+/// Whether `name` can name an interface: what the kernel takes (`dev_valid_name`) without what would surprise, a `%`,
+/// which is a template, and control characters.
 ///
 /// # Errors
 /// [`HostError::Name`] with the rule.
@@ -95,7 +96,7 @@ pub fn check_name(name: &str) -> Result<(), HostError> {
     let usable = (1..=15).contains(&name.len())
         && name != "."
         && name != ".."
-        && !name.contains(|c: char| c == '/' || c == ':' || c == '\0' || c.is_whitespace());
+        && !name.contains(|c: char| "/:%".contains(c) || c.is_whitespace() || c.is_control());
     if usable { Ok(()) } else { Err(HostError::Name(name.into())) }
 }
 
@@ -321,7 +322,7 @@ mod tests {
         for good in ["a", "gnl-prod-0-g", "fifteen-bytes-x"] {
             assert!(check_name(good).is_ok(), "{good}");
         }
-        for bad in ["", "sixteen-bytes-xy", "a/b", "a b", "a:b", ".", "..", "a\0"] {
+        for bad in ["", "sixteen-bytes-xy", "a/b", "a b", "a:b", "a%d", "a\tb", ".", "..", "a\0"] {
             assert!(matches!(check_name(bad), Err(HostError::Name(_))), "{bad:?}");
         }
     }

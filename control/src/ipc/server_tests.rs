@@ -41,7 +41,7 @@ const QUICK: Limits = Limits {
 async fn start(limits: Limits) -> (TempDir, PathBuf, tokio::task::JoinHandle<()>) {
     let dir = TempDir::new();
     let path = dir.join("s");
-    let socket = BoundSocket::bind(&path, None).await.unwrap();
+    let socket = BoundSocket::bind(&path, None).unwrap();
     let handler = Arc::new(Actor { calls: AtomicU64::new(0) });
     let task = tokio::spawn(async move { serve(&socket, handler, limits, Stop::default()).await });
     (dir, path, task)
@@ -187,7 +187,7 @@ impl Drop for Starved {
 #[tokio::test]
 async fn running_out_of_descriptors_ends_nothing() {
     if let Some(path) = std::env::var_os(STARVED_PATH) {
-        let socket = BoundSocket::bind(Path::new(&path), None).await.unwrap();
+        let socket = BoundSocket::bind(Path::new(&path), None).unwrap();
         let handler = Arc::new(Actor { calls: AtomicU64::new(0) });
         return serve(&socket, handler, Limits::default(), Stop::default()).await;
     }

@@ -166,7 +166,7 @@ mod tests {
                 thread::sleep(Duration::from_millis(100));
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                 runtime.block_on(async {
-                    let socket = BoundSocket::bind(&path, None).await.unwrap();
+                    let socket = BoundSocket::bind(&path, None).unwrap();
                     serve(&socket, recorder, Limits::default(), stop).await;
                 });
             })

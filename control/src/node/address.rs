@@ -5,7 +5,8 @@
 //! beyond it. Everything is checked here, before anything is changed.
 
 use super::error::NodeError;
-use super::name::{interface_name, is_valid};
+use super::name::interface_name;
+use crate::host::check_name;
 use crate::ipc::wire::SetupGlobalOverlay;
 use ipnet::{IpNet, Ipv4Net};
 use std::net::{IpAddr, Ipv4Addr};
@@ -47,7 +48,7 @@ impl Plan {
         })?;
         let address = IpNet::new(node_ip, cluster.prefix_len()).map_err(|error| bad_cluster(error.to_string()))?;
         let interface = interface_name(&[&setup.deployment, &setup.instance_id], "g");
-        if !is_valid(&interface) {
+        if check_name(&interface).is_err() {
             return Err(NodeError::Names { interface });
         }
         Ok(Self { interface, cluster, slice, address, port: setup.wg_port })

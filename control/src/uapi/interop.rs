@@ -1,4 +1,4 @@
-//! The real `wg(8)` against the server, in a `/run` of its own.
+//! The real `wg(8)` against the server, in a `/var/run` of its own.
 
 use super::testing::{FakeDevice, hex_key, in_private_run};
 use super::{Configurable, DIRECTORY, UapiServer};
@@ -19,10 +19,10 @@ fn wg(arguments: &str) -> Result<String, String> {
     if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
 }
 
-/// A file that `wg` can read, in the private `/run`.
+/// A file that `wg` can read, in the private `/var/run`.
 fn file(name: &str, text: impl AsRef<[u8]>) -> String {
-    let path = format!("/run/{name}");
-    std::fs::write(&path, text).expect("the private /run is writable");
+    let path = format!("/var/run/{name}");
+    std::fs::write(&path, text).expect("the private /var/run is writable");
     path
 }
 

@@ -8,7 +8,7 @@
 //!
 //! - [`parse`] and [`render`] turn text into types and back. They do no I/O.
 //! - [`session`] answers the requests of one connection, whatever the connection is.
-//! - [`server`] owns the socket file and the threads of its clients; [`socket`] the rules of that file.
+//! - [`server`] owns the threads of its clients; [`socket`] says where their socket is and whose.
 //!
 //! A `set` is a transaction: it is read to its end and checked before anything is applied, and then applied as one
 //! [`DeviceUpdate`]. A request that breaks off, or has one bad line, changes nothing. Reading is linear in the length

@@ -2,12 +2,11 @@
 //! look for sockets without finding, or leaving, anything in the real `/var/run`.
 
 use super::Configurable;
+use crate::lab::user_ns;
 use ginnel_backends::device::{DeviceError, DeviceState, PeerState};
 use ginnel_engine::command::{AllowedIpUpdate, DeviceUpdate, PrivateKeyUpdate};
 use ginnel_engine::key::PublicKey;
 use ipnet::IpNet;
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Mutex;
@@ -161,27 +160,13 @@ pub(crate) fn hex_key(byte: u8) -> String {
     PublicKey([byte; 32]).to_hex()
 }
 
-/// Runs `test` on a thread with a `/run` and a network of its own, which the threads and programs it starts inherit.
+/// Runs `test` on a thread with a `/var/run` and a network of its own, which the threads and programs it starts inherit.
 /// Prints why where that cannot be done, or where `wg` is missing.
 pub(crate) fn in_private_run(test: impl FnOnce() + Send + 'static) {
-    let outcome = std::thread::spawn(move || -> Result<(), String> {
-        if !Path::new("/usr/bin/wg").exists() {
-            return Err("/usr/bin/wg is not installed".to_owned());
-        }
-        if !std::fs::canonicalize("/var/run").is_ok_and(|path| path == Path::new("/run")) {
-            return Err("/var/run is not /run here".to_owned());
-        }
-        unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)
-            .map_err(|errno| format!("no namespaces of one's own: {errno}"))?;
-        let none = None::<&str>;
-        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
-            .and_then(|()| mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none))
-            .map_err(|errno| format!("no mounts of one's own: {errno}"))?;
-        test();
-        Ok(())
-    })
-    .join();
-    match outcome {
+    if !Path::new("/usr/bin/wg").exists() {
+        return println!("skipped: /usr/bin/wg is not installed");
+    }
+    match std::thread::spawn(|| user_ns::enter().map(|_| test())).join() {
         Ok(Ok(())) => {}
         Ok(Err(reason)) => println!("skipped: {reason}"),
         Err(panic) => std::panic::resume_unwind(panic),

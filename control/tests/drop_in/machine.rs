@@ -1,9 +1,9 @@
-//! A machine of a test's own: namespaces for mounts and network, so that a daemon finds `/run`, `/var/lib` and the network
-//! of a fresh host, and leaves nothing behind. And the daemons that run in it.
+//! A machine of a test's own, on which a daemon finds `/var/run`, `/var/lib` and the network of a fresh host, and leaves
+//! nothing behind. And the daemons that run on it.
 
+use crate::common::{PATIENCE, on_own_ground};
 use ginnel_control::host::{HostError, LinkInfo, Netlink, Netns};
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::{self, File};
@@ -12,38 +12,13 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Longer than anything here takes, on a machine however busy.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Runs `test` on a machine of its own: on a thread in new namespaces, which the processes it starts inherit. Prints why
-/// where that cannot be had.
-pub fn in_private_machine(test: impl FnOnce() + Send + 'static) {
-    let run = || -> Result<(), String> {
-        File::options()
-            .read(true)
-            .write(true)
-            .open("/dev/net/tun")
-            .map_err(|error| format!("/dev/net/tun: {error}"))?;
-        if !fs::canonicalize("/var/run").is_ok_and(|path| path == Path::new("/run")) {
-            return Err("/var/run is not /run here".to_owned());
-        }
-        unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)
-            .map_err(|errno| format!("no namespaces of one's own: {errno}"))?;
-        let none = None::<&str>;
-        let tmpfs = |at| mount(Some("tmpfs"), at, Some("tmpfs"), MsFlags::empty(), none);
-        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
-            .and_then(|()| tmpfs("/run"))
-            .and_then(|()| tmpfs("/var/lib"))
-            .map_err(|errno| format!("no mounts of one's own: {errno}"))?;
-        Netns::current().and_then(|netns| netns.bring_lo_up()).map_err(|error| error.to_string())?;
+/// Runs `test` on a machine of its own: `/var/run`, `/var/lib` and network. Prints why where that cannot be had.
+pub fn in_private_machine(test: impl FnOnce() + Send) {
+    on_own_ground(&[], || {
+        let (kind, flags) = (Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV);
+        mount(kind, "/var/lib", kind, flags, None::<&str>).expect("these mounts are the test's own");
         test();
-        Ok(())
-    };
-    match thread::spawn(run).join() {
-        Ok(Ok(())) => {}
-        Ok(Err(reason)) => println!("skipped: {reason}"),
-        Err(panic) => std::panic::resume_unwind(panic),
-    }
+    });
 }
 
 /// Asks the kernel of this machine.
@@ -58,19 +33,10 @@ pub fn link(name: &str) -> Option<LinkInfo> {
     ask_kernel(async |netlink| netlink.find_link(name).await)
 }
 
-/// Looks again and again until `holds`.
-pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < PATIENCE, "waited in vain: {what}");
-        thread::sleep(Duration::from_millis(10));
-    }
-}
-
 /// The program under test, installed under `name`.
 pub fn installed_as(name: &str) -> PathBuf {
-    let path = Path::new("/run/bin").join(name);
-    fs::create_dir_all("/run/bin").unwrap();
+    let path = Path::new("/var/run/bin").join(name);
+    fs::create_dir_all("/var/run/bin").unwrap();
     match std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_ginneld"), &path) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => panic!("{error}"),
         _ => path,
@@ -91,7 +57,8 @@ impl Daemon {
 
     /// Starts `program` with variables of its environment.
     pub fn start_with(program: &Path, args: &[&str], variables: &[(&str, &str)]) -> Self {
-        let log = (0..).map(|number| PathBuf::from(format!("/run/log.{number}"))).find(|path| !path.exists()).unwrap();
+        let log =
+            (0..).map(|number| PathBuf::from(format!("/var/run/log.{number}"))).find(|path| !path.exists()).unwrap();
         let mut command = Command::new(program);
         for variable in ["ZLAYER_DATA_DIR", "RUST_LOG", "NOTIFY_SOCKET"] {
             command.env_remove(variable);

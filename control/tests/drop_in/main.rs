@@ -1,10 +1,13 @@
 //! The daemon as it is installed: the program itself, under either of its names, on a machine of its own, driven with
 //! frames written by hand. What it answers, what it does to the host, and what is left of it when it ends or is killed.
 
+#[path = "../common/mod.rs"]
+mod common;
 mod machine;
 mod wire;
 
-use machine::{Daemon, ask_kernel, in_private_machine, installed_as, link, wait_until};
+use common::{GINNEL, until};
+use machine::{Daemon, ask_kernel, in_private_machine, installed_as, link};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::fs;
@@ -53,7 +56,7 @@ fn wg(arguments: &str) -> Option<String> {
 }
 
 fn ginnel(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_ginnel")).args(args).env_remove("ZLAYER_DATA_DIR").output().unwrap()
+    Command::new(GINNEL).args(args).env_remove("ZLAYER_DATA_DIR").output().unwrap()
 }
 
 #[test]
@@ -144,10 +147,10 @@ fn a_killed_daemon_leaves_nothing_that_hinders_the_next() {
         killed.signal(Signal::SIGKILL);
         killed.end();
         assert!(is_socket(SOCKET) && is_socket(UAPI_SOCKET), "nobody could tidy up");
-        wait_until("the kernel removes the interface", || link(NAME).is_none());
+        until("the kernel removes the interface", || link(NAME).is_none());
 
         let next = Daemon::start(&program, &[]);
-        wait_until("the next one is ready", || next.log().contains("ready"));
+        until("the next one is ready", || next.log().contains("ready"));
         let mut wire = Wire::connect(SOCKET);
         assert_eq!(wire.ask(SET_UP), IS_UP);
         assert_eq!(wire.status()["public_key"], key);
@@ -177,18 +180,18 @@ fn signals_end_it_within_seconds_and_nothing_stays() {
 #[test]
 fn the_service_manager_is_told() {
     in_private_machine(|| {
-        let manager = UnixDatagram::bind("/run/notify").unwrap();
+        let manager = UnixDatagram::bind("/var/run/notify").unwrap();
         manager.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         let heard = || {
             let mut bytes = [0; 64];
             let length = manager.recv(&mut bytes).unwrap();
             String::from_utf8(bytes[..length].to_vec()).unwrap()
         };
-        let variables = [("NOTIFY_SOCKET", "/run/notify")];
+        let variables = [("NOTIFY_SOCKET", "/var/run/notify")];
         let mut daemon = Daemon::start_with(&installed_as("ginneld"), &[], &variables);
         assert_eq!(heard(), "READY=1");
         // Ready means that an order is taken at the first try.
-        assert!(UnixStream::connect("/run/ginnel/ginneld.sock").is_ok());
+        assert!(UnixStream::connect("/var/run/ginnel/ginneld.sock").is_ok());
         daemon.signal(Signal::SIGTERM);
         assert_eq!(heard(), "STOPPING=1");
         assert!(daemon.end().0.success());
@@ -203,7 +206,7 @@ fn a_second_instance_refuses_and_the_first_goes_on() {
         let mut wire = Wire::connect(SOCKET);
         assert_eq!(wire.ask(SET_UP), IS_UP);
         // The same state; another state and the same socket.
-        for args in [&[][..], &["--data-dir", "/run/other", "--socket", SOCKET]] {
+        for args in [&[][..], &["--data-dir", "/var/run/other", "--socket", SOCKET]] {
             let mut second = Daemon::start(&program, args);
             assert_eq!(second.end().0.code(), Some(1));
             let log = second.log();
@@ -235,7 +238,7 @@ fn wg_shows_and_sets_the_overlay() {
         // Whoever sweeps the directory takes neither the overlay nor the way to it.
         fs::remove_dir_all("/var/run/wireguard").unwrap();
         // Not by asking wg: it removes a socket that does not answer yet.
-        wait_until("the control socket is back", || UnixStream::connect(UAPI_SOCKET).is_ok());
+        until("the control socket is back", || UnixStream::connect(UAPI_SOCKET).is_ok());
         assert_eq!(wg("show interfaces"), Some(format!("{NAME}\n")));
         assert!(daemon.log().contains("made it again"));
         assert_eq!(wire.status()["interface"], NAME);
@@ -245,7 +248,7 @@ fn wg_shows_and_sets_the_overlay() {
 #[test]
 fn a_control_socket_that_cannot_be_is_a_warning() {
     in_private_machine(|| {
-        fs::create_dir_all("/run/wireguard").unwrap();
+        fs::create_dir_all("/var/run/wireguard").unwrap();
         fs::write(UAPI_SOCKET, "in the way").unwrap();
         let daemon = Daemon::start(&installed_as("zlayer-overlayd"), &[]);
         let mut wire = Wire::connect(SOCKET);
@@ -259,12 +262,12 @@ fn a_control_socket_that_cannot_be_is_a_warning() {
 #[test]
 fn another_data_directory_works_as_a_whole() {
     in_private_machine(|| {
-        let _daemon = Daemon::start(&installed_as("zlayer-overlayd"), &["--data-dir", "/run/data"]);
-        let mut wire = Wire::connect("/run/data/run/zlayer-overlayd.sock");
+        let _daemon = Daemon::start(&installed_as("zlayer-overlayd"), &["--data-dir", "/var/run/data"]);
+        let mut wire = Wire::connect("/var/run/data/run/zlayer-overlayd.sock");
         assert_eq!(wire.ask(SET_UP), IS_UP);
-        assert!(is_socket("/run/data/run/wireguard/zl-prod-0-g.sock"));
-        assert!(Path::new("/run/data/overlayd/private.key").exists());
-        for untouched in ["/run/wireguard", "/run/zlayer-overlayd.sock", "/var/lib/zlayer"] {
+        assert!(is_socket("/var/run/data/run/wireguard/zl-prod-0-g.sock"));
+        assert!(Path::new("/var/run/data/overlayd/private.key").exists());
+        for untouched in ["/var/run/wireguard", "/var/run/zlayer-overlayd.sock", "/var/lib/zlayer"] {
             assert!(!Path::new(untouched).exists(), "{untouched}");
         }
     });
@@ -274,7 +277,7 @@ fn another_data_directory_works_as_a_whole() {
 fn under_its_own_name_it_has_its_own_places() {
     in_private_machine(|| {
         let _daemon = Daemon::start(&installed_as("ginneld"), &[]);
-        let mut wire = Wire::connect("/run/ginnel/ginneld.sock");
+        let mut wire = Wire::connect("/var/run/ginnel/ginneld.sock");
         assert_eq!(wire.ask(SET_UP), IS_UP);
         assert!(is_socket(UAPI_SOCKET));
         assert_eq!((mode("/var/lib/ginnel"), mode("/var/lib/ginnel/private.key")), (0o700, 0o600));
@@ -294,9 +297,9 @@ fn a_deleted_interface_comes_back_with_its_peers() {
         let mut index = link(NAME).unwrap().index;
         for _ in 0..3 {
             ask_kernel(async |netlink| netlink.delete_link(index).await);
-            wait_until("another interface is up", || link(NAME).is_some_and(|link| link.index != index && link.up));
+            until("another interface is up", || link(NAME).is_some_and(|link| link.index != index && link.up));
             index = link(NAME).unwrap().index;
-            wait_until("status shows it", || wire.status()["interface"] == NAME);
+            until("status shows it", || wire.status()["interface"] == NAME);
             let after = wire.status();
             for field in ["public_key", "node_ip", "overlay_cidr", "slice_cidr", "boot_id"] {
                 assert_eq!(after[field], before[field], "{field}");

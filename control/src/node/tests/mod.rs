@@ -39,7 +39,7 @@ impl Daemon {
         let lab = Lab::default();
         let node = Arc::new(Node::new(lab.clone(), lab.clone(), KeyStore::new(dir.join("state")), Tuning::default()));
         let path = dir.join("s");
-        let socket = BoundSocket::bind(&path, None).await.unwrap();
+        let socket = BoundSocket::bind(&path, None).unwrap();
         let limits = Limits { frame_time: Duration::from_secs(2), ..Limits::default() };
         let handler = node.clone();
         let serving = tokio::spawn(async move { serve(&socket, handler, limits, Stop::default()).await });
