@@ -31,7 +31,7 @@ pub enum HostError {
         what: String,
     },
     /// Not an interface name.
-    #[error("{0:?} is no interface name: it needs 1 to 15 bytes without '/', ':' or white space")]
+    #[error("{0:?} is no interface name: it needs 1 to 15 bytes without '/', ':', '%' or white space")]
     Name(String),
     /// The kernel refused for another reason, or could not be asked.
     #[error("{what}: {source}")]

@@ -10,6 +10,9 @@
 //! in the order they came ([`GlobalOverlay`]), readers never wait for a change. A request that has to wait for the
 //! network (a host name) does so before it takes its place.
 //!
+//! A device has two more ways to us: what `wg` sets in it is noted before the next change, and its events end when somebody
+//! takes it away, upon which it is made again.
+//!
 //! Left out: the wire (ipc), the process (daemon), packets (engine).
 
 mod address;
