@@ -32,8 +32,6 @@ drop_reasons! {
     OutboundNoIdentity = "outbound_no_identity",
     /// Outbound: larger than a datagram can carry.
     OutboundOversize = "outbound_oversize",
-    /// Outbound: the session can take no more messages (paper, section 6.2).
-    OutboundExhausted = "outbound_exhausted",
     /// Outbound: the kernel refused the datagram.
     OutboundRefused = "outbound_refused",
     /// Outbound: the socket stayed full.
