@@ -27,9 +27,8 @@ pub struct Peer<N> {
     /// Its sessions; `None` before they are first needed, and while the device has no identity. Boxed, because they are
     /// 10 KiB and most peers of a large overlay are silent.
     pub sessions: Option<Box<Sessions<N>>>,
-    /// Sessions made with the keys before the last change of the preshared key, and until when they serve: no longer than a
-    /// session may live, and to receive a moment longer than it takes the new ones to be ready.
-    pub retired: Option<(Box<Sessions<N>>, Tick)>,
+    /// Its sessions from before the last change of the preshared key.
+    pub retired: Option<Retired<N>>,
     /// Where its datagrams go.
     pub endpoint: Option<Endpoint>,
     /// Between persistent keepalives.
@@ -44,6 +43,17 @@ pub struct Peer<N> {
     pub due: Option<Tick>,
     /// Its path refuses trains until then.
     pub singly_until: Tick,
+}
+
+/// Sessions made with keys that are not to be used for another handshake. They serve until the new ones are ready, no
+/// longer than a session may live, and to receive a moment longer than it takes the new ones to be ready.
+pub struct Retired<N> {
+    /// The sessions.
+    pub sessions: Box<Sessions<N>>,
+    /// When they end at the latest.
+    pub until: Tick,
+    /// Packets were sealed with them since new ones were last asked for.
+    pub used: bool,
 }
 
 /// Noise state with the session base it was made for.
@@ -163,7 +173,7 @@ impl<N: Noise> PeerTable<N> {
         let Some(peer) = usize::try_from(id.0).ok().and_then(|at| self.slots.get_mut(at)).and_then(Option::take) else {
             return;
         };
-        for sessions in peer.sessions.iter().chain(peer.retired.iter().map(|(retired, _)| retired)) {
+        for sessions in peer.sessions.iter().chain(peer.retired.iter().map(|retired| &retired.sessions)) {
             self.by_base.remove(&sessions.base);
         }
     }
@@ -185,7 +195,10 @@ impl<N: Noise> PeerTable<N> {
     pub fn retire(&mut self, id: PeerRef, until: Tick) {
         let Some(peer) = self.peer_mut(id) else { return };
         let dropped = match peer.sessions.take() {
-            Some(old) if old.noise.ready() => peer.retired.replace((old, until)).map(|(older, _)| older.base),
+            Some(sessions) if sessions.noise.ready() => {
+                let older = peer.retired.replace(Retired { sessions, until, used: false });
+                older.map(|older| older.sessions.base)
+            }
             // Never became ready: what was retired before goes on serving.
             old => old.map(|old| old.base),
         };
@@ -197,7 +210,7 @@ impl<N: Noise> PeerTable<N> {
     /// Ends all sessions of a peer.
     pub fn end_sessions(&mut self, id: PeerRef) {
         let Some(peer) = self.peer_mut(id) else { return };
-        let ended = [peer.sessions.take(), peer.retired.take().map(|(retired, _)| retired)];
+        let ended = [peer.sessions.take(), peer.retired.take().map(|retired| retired.sessions)];
         for sessions in ended.into_iter().flatten() {
             self.by_base.remove(&sessions.base);
         }
@@ -205,8 +218,8 @@ impl<N: Noise> PeerTable<N> {
 
     /// Forgets the retired sessions of a peer.
     pub fn drop_retired(&mut self, id: PeerRef) {
-        if let Some((sessions, _)) = self.peer_mut(id).and_then(|peer| peer.retired.take()) {
-            self.by_base.remove(&sessions.base);
+        if let Some(retired) = self.peer_mut(id).and_then(|peer| peer.retired.take()) {
+            self.by_base.remove(&retired.sessions.base);
         }
     }
 

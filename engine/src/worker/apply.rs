@@ -10,12 +10,11 @@ use crate::peer::PeerRef;
 use crate::peer::noise::{Departure as _, Noise};
 use crate::port::{Link, Tun};
 use crate::tick::Tick;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// How long sessions serve from the handshake on that made them, whatever becomes of the preshared key (paper, section
-/// 6.1, `REJECT_AFTER_TIME`).
-const SESSION_LIFE: Duration = Duration::from_secs(180);
+/// How long sessions survive a change of the preshared key at most when no new handshake comes: the life of a session
+/// (paper, section 6.1, `REJECT_AFTER_TIME`). What is left of their own life may be less, which their timers know.
+const RETIRED_FOR: Duration = Duration::from_secs(180);
 
 /// Commands per turn: packets are not kept waiting for more.
 const COMMANDS_PER_TURN: usize = 8;
@@ -61,8 +60,7 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
             Operation::RemovePeer(peer, key) => self.peers.remove(*peer, key),
             Operation::SetPresharedKey(id, key) => {
                 let Some(peer) = self.peers.peer_mut(*id).filter(|peer| peer.preshared != *key) else { return };
-                let made = Tick(peer.stats.handshake_tick.load(Ordering::Relaxed).saturating_sub(1));
-                let retire_until = made + SESSION_LIFE;
+                let retire_until = self.now + RETIRED_FOR;
                 peer.preshared.clone_from(key);
                 self.peers.retire(*id, retire_until);
                 self.ask_anew(*id);

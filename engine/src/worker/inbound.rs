@@ -100,7 +100,7 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
         let count = run.len().div_ceil(stride) as u64;
         let (sessions, retired) = match (&mut peer.sessions, &mut peer.retired) {
             (Some(sessions), _) if sessions.base == base => (sessions, false),
-            (_, Some((retired, until))) if retired.base == base && *until > now => (retired, true),
+            (_, Some(retired)) if retired.sessions.base == base && retired.until > now => (&mut retired.sessions, true),
             _ => return self.drop_packets(DropReason::InboundUnknownIndex, count),
         };
         let mut arrival = Arrival {

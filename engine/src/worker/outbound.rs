@@ -73,8 +73,9 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
         let sessions = peer.sessions.as_mut().ok_or(DropReason::OutboundNoIdentity)?;
         // Sessions from before a change of the preshared key serve until the new ones are ready.
         let noise = match &mut peer.retired {
-            Some((retired, until)) if !sessions.noise.ready() && retired.noise.ready() && *until > now => {
-                &mut retired.noise
+            Some(retired) if !sessions.noise.ready() && retired.sessions.noise.ready() && retired.until > now => {
+                retired.used = true;
+                &mut retired.sessions.noise
             }
             _ => &mut sessions.noise,
         };

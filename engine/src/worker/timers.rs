@@ -120,19 +120,29 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
             // Also where a handshake is under way already: its retries are the keepalives then.
             peer.traversed = now;
         }
+        if let Some(retired) = &mut peer.retired {
+            // They end in their own time; what else they would say is for the new ones to say.
+            retired.sessions.noise.pulse(&mut Nowhere::default());
+            // What is sealed with them makes nobody ask for new ones, and a handshake of ours may have ended in an answer
+            // to the peer's that never arrived.
+            if std::mem::take(&mut retired.used) && !sessions.noise.ready() {
+                sessions.noise.initiate(&mut departure);
+            }
+        }
         let sent = departure.sent;
         if sent.datagrams > 0 {
             peer.traversed = now;
             bump(&peer.stats.tx_bytes, sent.bytes);
         }
-        if peer.retired.as_ref().is_some_and(|(_, until)| *until <= now) {
+        if peer.retired.as_ref().is_some_and(|retired| retired.until <= now || !retired.sessions.noise.ready()) {
             self.peers.drop_retired(id);
         }
         if pulse == Pulse::Abandoned {
             self.abandoned(id);
         }
-        // A keepalive for a peer without keys began a handshake, which has to be retried.
-        if sent.datagrams > 0 && matches!(pulse, Pulse::Dormant | Pulse::Abandoned) { Pulse::Asking } else { pulse }
+        // What was sent may be a handshake that a keepalive began, and that has to be retried.
+        let waits = sent.datagrams > 0 || self.peers.peer_mut(id).is_some_and(|peer| peer.retired.is_some());
+        if waits && matches!(pulse, Pulse::Dormant | Pulse::Abandoned) { Pulse::Asking } else { pulse }
     }
 
     fn abandoned(&mut self, id: PeerRef) {
@@ -168,8 +178,8 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
         let Some(peer) = self.peers.peer_mut(id) else { return };
         peer.stats.handshake_tick.store(now.0.saturating_add(1), Ordering::Relaxed);
         let key = peer.key;
-        if let Some((_, until)) = &mut peer.retired {
-            *until = (*until).min(now + RETIRED_GRACE);
+        if let Some(retired) = &mut peer.retired {
+            retired.until = retired.until.min(now + RETIRED_GRACE);
         }
         self.tell(Event::HandshakeCompleted { peer: key });
     }
