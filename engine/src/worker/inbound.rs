@@ -79,7 +79,7 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
         let owner = self.peers.base_owner(base);
         let count = run.len().div_ceil(received.datagram_bytes.max(1)) as u64;
         if owner != self.wiring.worker && owner < self.wiring.workers {
-            let received = Received { len: run.len(), ..*received };
+            let received = part(received, run);
             self.hand_over(owner, Load::Train { received, screened }, run, count);
             return None;
         }
@@ -202,7 +202,7 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
             self.prepare(id);
             self.handle_handshake(id, received, message, Message::Initiation);
         } else {
-            let received = Received { len: message.len(), ..*received };
+            let received = part(received, message);
             self.hand_over(owner, Load::Train { received, screened: true }, message, 1);
         }
     }
@@ -258,6 +258,11 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
             self.drop_packets(DropReason::InboundDivertOverflow, 1);
         }
     }
+}
+
+/// The facts of a part of a train. What was cut off at its end, if anything, fails to authenticate.
+fn part(received: &Received, bytes: &[u8]) -> Received {
+    Received { len: bytes.len(), truncated: false, ..*received }
 }
 
 /// Bytes of the run of data messages at the start of `train`: all of one session.
