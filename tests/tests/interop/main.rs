@@ -6,6 +6,8 @@
 //!     under0 192.0.2.1 2001:db8::1 ═══ under0 192.0.2.2 2001:db8::2
 //! ```
 
+mod after_two_minutes;
+
 use ginnel_engine::drops::DropReason;
 use ginnel_tests::datagram::Wire;
 use ginnel_tests::field::{Field, introduce, transfer, wait_connected};
