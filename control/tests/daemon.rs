@@ -15,11 +15,12 @@ use ginnel_control::lab::{Lab, LabOptions, Node};
 use ipnet::IpNet;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 const GINNELD: &str = env!("CARGO_BIN_EXE_ginneld");
 const PORT: u16 = 51_420;
@@ -179,10 +180,9 @@ fn a_removed_interface_is_made_again() {
         for _ in 0..3 {
             let deleted = netns.configure(async |netlink| netlink.delete_link_named(&a.interface).await);
             assert!(deleted.expect("it can be deleted"));
-            let address = SocketAddr::new(stage.places[0].end().ip, 0);
-            let is_back = || netns.run_in(|| UdpSocket::bind(address)).expect("the namespace can be entered").is_ok();
-            until("the interface is there again, with its address", is_back);
-            stage.wait_connected();
+            // Interface, address and route come one after the other.
+            let [near, far] = [0, 1].map(|at| stage.places[at].end());
+            until("the overlay is there again", || wait_reachable(&near, &far, Duration::from_secs(1)).is_ok());
             stage.transfer();
         }
     });
