@@ -102,6 +102,26 @@ fn nothing_forged_or_repeated_moves_a_peer() {
 }
 
 #[test]
+fn a_cookie_anybody_can_make_moves_nobody() {
+    // Who sees an initiation can answer it with a valid cookie: no secret of the peer is needed for that.
+    let mut net = Net::pair(5);
+    net.world.network.start_capture();
+    net.world.network.set_filter(|_, _| false);
+    net.send(0, 1, Family::V4, b"hello");
+    net.settle();
+    net.world.network.clear_filter();
+    let initiation = net.world.network.captured().remove(0).bytes;
+    let peer = boringtun::x25519::PublicKey::from(overlay::public_key(1).0);
+    let mut cookie = [0; 64];
+    let limiter = boringtun::noise::rate_limiter::RateLimiter::new(&peer, 0);
+    let made = limiter.verify_packet(Some(address("192.0.2.1")), &initiation, &mut cookie);
+    assert!(matches!(made, Err(boringtun::noise::TunnResult::WriteToNetwork(bytes)) if bytes.len() == 64));
+    forge(&mut net, &cookie);
+    assert!(net.events(0).is_empty() && net.host(0).drops().is_empty(), "the cookie is accepted");
+    assert_eq!(net.stats(0, 1).endpoint(), Some(overlay::outside(1, Family::V4)));
+}
+
+#[test]
 fn rebinding_of_a_nat_is_followed() {
     let mut net = Net::new(3, 2);
     let public = address("198.51.100.1");

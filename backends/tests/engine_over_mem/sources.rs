@@ -99,8 +99,7 @@ fn wrong_sources_prove_nothing_but_who_sent_them() {
 fn authentic_nonsense_is_dropped_and_counted() {
     let mut net = connected(6);
     net.permit(&[DropReason::InboundInnerMalformed]);
-    // Node 0 believes in shorter packets than node 1: a length field beyond the packet cannot leave a kernel, but a peer
-    // may be no kernel. The worker of node 1 would refuse it, so a bare session sends it.
+    // No worker of ours would seal these, but a peer may be anything: here it is a bare session.
     let mut bare = bare_peer::BarePeer::meet(&mut net);
     for nonsense in [&[0x45; 10][..], &[0x45; 40], &[0x60; 39], &[0x60; 60], &[0; 64], &[0xff; 64]] {
         bare.send(&mut net, nonsense);
