@@ -1,5 +1,6 @@
 //! The Linux backend: a TUN interface with superpackets, a UDP socket with trains, and the thread that waits on both.
 
+pub mod calls;
 mod clock;
 mod gso_limit;
 mod sys;
@@ -8,3 +9,45 @@ pub mod udp;
 pub mod wait;
 
 pub use clock::Clock;
+
+use crate::backend::Backend;
+use crate::device::DeviceError;
+use ginnel_engine::port::Offloads;
+use socket2::Socket;
+use std::sync::Arc;
+use tun::TunQueue;
+use udp::UdpLink;
+
+/// Ports of this kernel.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Linux;
+
+impl Backend for Linux {
+    type Tun = TunQueue;
+    type Link = UdpLink;
+
+    fn queues(
+        &self,
+        name: &str,
+        mtu: u16,
+        count: usize,
+        offloads: &Arc<Offloads>,
+    ) -> Result<(u32, Vec<TunQueue>), DeviceError> {
+        let queues = TunQueue::create(name, mtu, count, offloads)?;
+        Ok((queues.first().map_or(0, TunQueue::index), queues))
+    }
+
+    fn links(
+        &self,
+        port: u16,
+        fwmark: u32,
+        count: usize,
+        offloads: &Arc<Offloads>,
+    ) -> Result<Vec<UdpLink>, DeviceError> {
+        UdpLink::bind_group(port, fwmark, count, offloads)
+    }
+
+    fn socket(link: &UdpLink) -> Result<Socket, DeviceError> {
+        link.handle()
+    }
+}
