@@ -1,10 +1,21 @@
 //! What a device is made of: where its TUN queues and its links come from.
 
 use crate::device::DeviceError;
+use crate::linux::steer::Steering;
 use ginnel_engine::port::{Link, Offloads, Tun};
 use socket2::Socket;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+
+/// An interface just made.
+pub struct Interface<T> {
+    /// Its index.
+    pub index: u32,
+    /// Its queues.
+    pub queues: Vec<T>,
+    /// What has to know who owns a prefix, for the kernel to choose the right queue.
+    pub steering: Option<Steering>,
+}
 
 /// Makes the ports of a device.
 pub trait Backend: Send + Sync + 'static {
@@ -13,7 +24,7 @@ pub trait Backend: Send + Sync + 'static {
     /// A socket of its group.
     type Link: Link + AsFd + Send + 'static;
 
-    /// Creates the interface `name` with `count` queues, one per worker. Returns its index as well.
+    /// Creates the interface `name` with `count` queues, one per worker.
     ///
     /// # Errors
     /// [`DeviceError`] saying what is missing; nothing is left behind then.
@@ -23,7 +34,7 @@ pub trait Backend: Send + Sync + 'static {
         mtu: u16,
         count: usize,
         offloads: &Arc<Offloads>,
-    ) -> Result<(u32, Vec<Self::Tun>), DeviceError>;
+    ) -> Result<Interface<Self::Tun>, DeviceError>;
 
     /// Binds `count` sockets to `port`, one per worker; 0 lets the kernel choose. What they send carries `fwmark`.
     ///

@@ -5,7 +5,8 @@
 
 mod config;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Interface};
+use crate::linux::steer::Steering;
 use crate::linux::tun::mtu;
 use crate::linux::udp::set_fwmark;
 use crate::linux::wait::Waker;
@@ -143,6 +144,7 @@ pub struct Device {
     index: u32,
     clock: Clock,
     offloads: Arc<Offloads>,
+    steering: Option<Steering>,
     stats: Vec<Arc<WorkerStats>>,
     crew: Box<dyn Crew>,
     events: Mutex<Option<Receiver<Event>>>,
@@ -201,7 +203,7 @@ impl Device {
         let cores = runtime::cores();
         let count = if options.workers == 0 { cores.len() } else { options.workers }.min(WORKERS_MAX);
         let workers = u32::try_from(count).unwrap_or(1);
-        let (index, queues) = backend.queues(&options.name, options.mtu, count, &offloads)?;
+        let Interface { index, queues, steering } = backend.queues(&options.name, options.mtu, count, &offloads)?;
         let links = backend.links(0, 0, count, &offloads)?;
         let sockets = Sockets::of(links.iter().map(B::socket).collect::<Result<_, _>>()?);
         let clock = Clock::start();
@@ -229,6 +231,7 @@ impl Device {
             index,
             clock,
             offloads,
+            steering,
             stats,
             crew: Box::new(crew),
             events: Mutex::new(Some(events_rx)),
@@ -266,7 +269,25 @@ impl Device {
             None => {}
         }
         let operations = inner.config.plan(&update);
-        if operations.is_empty() { Ok(()) } else { self.tell_workers(operations.into()) }
+        if operations.is_empty() {
+            return Ok(());
+        }
+        self.steer(&operations);
+        self.tell_workers(operations.into())
+    }
+
+    /// Tells the kernel whose prefixes are whose. Where it fails, workers hand packets to each other.
+    fn steer(&self, operations: &[Operation]) {
+        let Some(steering) = &self.steering else { return };
+        let workers = u32::try_from(self.stats.len()).unwrap_or(1);
+        let changes = operations.iter().filter_map(|operation| match operation {
+            Operation::Route(prefix, peer) => Some((*prefix, Some(peer.owner(workers)))),
+            Operation::Unroute(prefix) => Some((*prefix, None)),
+            _ => None,
+        });
+        if steering.update(changes).is_err() {
+            self.offloads.count_fallback(Offload::TunSteering);
+        }
     }
 
     fn tell_workers(&self, operations: Arc<[Operation]>) -> Result<(), DeviceError> {

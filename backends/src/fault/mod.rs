@@ -13,7 +13,7 @@ mod rules;
 
 pub use rules::{Answer, Call, Faults, Rule, Strikes, Subject};
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Interface};
 use crate::device::DeviceError;
 use crate::linux::tun::TunQueue;
 use crate::linux::udp::UdpLink;
@@ -36,9 +36,9 @@ impl Backend for Faulty {
         mtu: u16,
         count: usize,
         offloads: &Arc<Offloads>,
-    ) -> Result<(u32, Vec<Self::Tun>), DeviceError> {
-        let queues = TunQueue::create_over(name, mtu, count, offloads, || FaultyQueue::new(Arc::clone(&self.0)))?;
-        Ok((queues.first().map_or(0, TunQueue::index), queues))
+    ) -> Result<Interface<Self::Tun>, DeviceError> {
+        let calls = || FaultyQueue::new(Arc::clone(&self.0));
+        Ok(TunQueue::create_over(name, mtu, count, offloads, calls)?.into())
     }
 
     fn links(

@@ -3,6 +3,7 @@
 pub mod calls;
 mod clock;
 mod gso_limit;
+pub mod steer;
 mod sys;
 pub mod tun;
 pub mod udp;
@@ -10,7 +11,7 @@ pub mod wait;
 
 pub use clock::Clock;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Interface};
 use crate::device::DeviceError;
 use ginnel_engine::port::Offloads;
 use socket2::Socket;
@@ -32,9 +33,8 @@ impl Backend for Linux {
         mtu: u16,
         count: usize,
         offloads: &Arc<Offloads>,
-    ) -> Result<(u32, Vec<TunQueue>), DeviceError> {
-        let queues = TunQueue::create(name, mtu, count, offloads)?;
-        Ok((queues.first().map_or(0, TunQueue::index), queues))
+    ) -> Result<Interface<TunQueue>, DeviceError> {
+        Ok(TunQueue::create(name, mtu, count, offloads)?.into())
     }
 
     fn links(

@@ -5,7 +5,9 @@
 
 use super::calls::{QueueCalls, Vectored};
 use super::gso_limit;
+use super::steer::Steering;
 use super::sys::{self, LinkSetting};
+use crate::backend::Interface;
 use crate::device::DeviceError;
 use ginnel_engine::frame::TunBatch;
 use ginnel_engine::port::{
@@ -118,6 +120,21 @@ impl<C: QueueCalls> TunQueue<C> {
         self.index
     }
 
+    /// Has the kernel choose queues by the owners of prefixes, where it can and there is a choice.
+    fn steer(queues: &[Self]) -> Option<Steering> {
+        let [first, _, ..] = queues else { return None };
+        if !first.offloads.usable(Offload::TunSteering) {
+            return None;
+        }
+        let attached = Steering::attach(first.as_fd());
+        let state = match &attached {
+            Ok(_) => OffloadState::On,
+            Err(error) => OffloadState::Off(OffReason::Unsupported(error.raw_os_error().unwrap_or(0))),
+        };
+        first.offloads.set(Offload::TunSteering, state);
+        attached.ok()
+    }
+
     /// Asks the kernel for superpackets: all kinds, then fewer.
     fn negotiate(&mut self) {
         let tcp = TUN_F_TSO4 | TUN_F_TSO6;
@@ -156,6 +173,13 @@ impl<C: QueueCalls> TunQueue<C> {
             self.offloads.set(offload, OffloadState::Off(OffReason::Failed(errno)));
         }
         TunRefusal::Superpacket
+    }
+}
+
+impl<C: QueueCalls> From<Vec<TunQueue<C>>> for Interface<TunQueue<C>> {
+    fn from(queues: Vec<TunQueue<C>>) -> Self {
+        let index = queues.first().map_or(0, TunQueue::index);
+        Self { index, steering: TunQueue::steer(&queues), queues }
     }
 }
 

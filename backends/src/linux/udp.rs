@@ -98,7 +98,10 @@ impl<C: SocketCalls> UdpLink<C> {
         let group: Vec<_> = (0..count).map(|_| bind(port, true)).collect::<Result<_, _>>()?;
         if let (Some(first), Ok(count)) = (group.first(), u32::try_from(count)) {
             // Without it datagrams are spread by hash, which costs hand-overs and nothing else.
-            let _ = sys::attach_steering(first.socket.as_fd(), count);
+            if offloads.usable(Offload::LinkSteering) {
+                let attached = sys::attach_steering(first.socket.as_fd(), count);
+                offloads.set(Offload::LinkSteering, attached.map_or_else(unsupported, |()| OffloadState::On));
+            }
         }
         Ok(group)
     }
@@ -351,7 +354,6 @@ fn tune(socket: BorrowedFd<'_>, dual_stack: bool) {
 
 /// Finds out by use what the kernel has.
 fn probe(socket: BorrowedFd<'_>, offloads: &Offloads) {
-    let unsupported = |error: io::Error| OffloadState::Off(OffReason::Unsupported(error.raw_os_error().unwrap_or(0)));
     if offloads.usable(Offload::LinkSegmentation)
         && let Err(error) = sys::probe_segmentation(socket)
     {
@@ -362,4 +364,8 @@ fn probe(socket: BorrowedFd<'_>, offloads: &Offloads) {
     {
         offloads.set(Offload::LinkCoalescing, unsupported(error));
     }
+}
+
+fn unsupported(error: io::Error) -> OffloadState {
+    OffloadState::Off(OffReason::Unsupported(error.raw_os_error().unwrap_or(0)))
 }

@@ -5,11 +5,13 @@
 //!
 //! ```text
 //! interface  TUN ioctls and settings of a link
+//! bpf        maps and the program that steers packets
 //! message    recvmmsg and sendmmsg
 //! control    the control data of messages: bytes, no `unsafe`
-//! mod        socket options, the steering program
+//! mod        socket options, the program that steers datagrams
 //! ```
 
+pub mod bpf;
 mod control;
 mod interface;
 mod message;
