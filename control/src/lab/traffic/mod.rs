@@ -19,7 +19,7 @@ use std::time::Duration;
 
 /// How long a transfer may stand still before it counts as failed. Longer than a WireGuard handshake retry (5 s, paper
 /// section 6.1), so that a lost handshake message does not fail a run.
-const STALL: Duration = Duration::from_secs(12);
+const STALL: Duration = Duration::from_secs(30);
 
 /// One end of traffic.
 #[derive(Clone, Debug)]
