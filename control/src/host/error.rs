@@ -24,6 +24,29 @@ pub enum HostError {
         /// The request.
         what: String,
     },
+    /// The namespaces of a process may not be looked at (ptrace(2), "Ptrace access mode checking").
+    #[error(
+        "{what}: the kernel refuses it without CAP_SYS_PTRACE: add CAP_SYS_PTRACE to CapabilityBoundingSet= and \
+         AmbientCapabilities= of the unit, or pass the network namespace as a path or a descriptor"
+    )]
+    Ptrace {
+        /// The request.
+        what: String,
+    },
+    /// An object that should be ours is somebody else's, and was left alone.
+    #[error("{what}: {reason}; it was left alone: rename or remove it if nothing needs it")]
+    Foreign {
+        /// The request.
+        what: String,
+        /// How that shows.
+        reason: String,
+    },
+    /// Too many requests wait.
+    #[error("{what}: too many requests wait for the kernel; it hangs or is overloaded: see `dmesg`, try again later")]
+    Busy {
+        /// The request.
+        what: String,
+    },
     /// The kernel does not have the feature, such as a kind of link.
     #[error("{what}: this kernel does not support it; load the module or use a kernel that has it")]
     Unsupported {
@@ -33,6 +56,12 @@ pub enum HostError {
     /// Not an interface name.
     #[error("{0:?} is no interface name: it needs 1 to 15 bytes without '/', ':', '%' or white space")]
     Name(String),
+    /// Not the name of an instance.
+    #[error("{0:?} is no name of an instance: it needs 1 to 120 bytes without ':' or white space")]
+    Instance(String),
+    /// Not the name of an object.
+    #[error("{0:?} cannot mark a link: it is empty, too long (an alias has 255 bytes) or has control characters")]
+    Object(String),
     /// The kernel refused for another reason, or could not be asked.
     #[error("{what}: {source}")]
     System {
@@ -93,13 +122,9 @@ impl HostError {
         }
     }
 
-    /// Sorts an error of the netlink library.
-    pub(crate) fn netlink(what: impl Into<String>, error: rtnetlink::Error) -> Self {
-        match error {
-            rtnetlink::Error::NetlinkError(message) => Self::errno(what, Errno::from_raw(message.raw_code().abs())),
-            rtnetlink::Error::RequestFailed => Self::Closed { what: what.into() },
-            other => Self::Answer { what: what.into(), detail: other.to_string() },
-        }
+    /// An answer of the kernel that does not fit the request `what`.
+    pub(crate) fn answer(what: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::Answer { what: what.into(), detail: detail.into() }
     }
 }
 

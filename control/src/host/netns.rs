@@ -126,7 +126,8 @@ impl Netns {
         Ok(Self(Arc::new(file.into())))
     }
 
-    fn enter(&self) -> Result<(), HostError> {
+    /// Moves the current thread there.
+    pub(super) fn enter(&self) -> Result<(), HostError> {
         setns(&*self.0, CloneFlags::CLONE_NEWNET).map_err(|errno| HostError::errno("enter a network namespace", errno))
     }
 }
