@@ -8,3 +8,4 @@ pub mod udp;
 pub mod wait;
 
 pub use clock::Clock;
+pub use sys::open_pidfd;

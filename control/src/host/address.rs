@@ -2,7 +2,7 @@
 //! assigned by the overlay, and a tunnel has no neighbours to ask, so they are usable at once.
 
 use super::mark::PROTOCOL;
-use super::request::{Reply, Request};
+use super::request::{Reply, Request, number};
 use super::{HostError, Netlink};
 use ipnet::IpNet;
 use netlink_packet_core::Parseable;
@@ -49,6 +49,11 @@ pub(crate) fn list(index: u32) -> Request {
 pub(crate) fn read_all(replies: &[Reply], index: u32) -> Vec<AddressInfo> {
     // A kernel before 4.20 sends those of all links.
     replies.iter().filter_map(|reply| read(reply, index)).collect()
+}
+
+/// The index of the link that an address message is about.
+pub(super) fn index(reply: &Reply) -> Option<u32> {
+    number(reply.body.get(4..)?)
 }
 
 /// Reads an address message of the link with this index.

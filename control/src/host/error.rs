@@ -53,6 +53,9 @@ pub enum HostError {
         /// The request.
         what: String,
     },
+    /// A path or descriptor that leads elsewhere.
+    #[error("this is no network namespace: pass /proc/<pid>/ns/net, a file under /run/netns, or a descriptor of one")]
+    NotNetns,
     /// Not an interface name.
     #[error("{0:?} is no interface name: it needs 1 to 15 bytes without '/', ':', '%' or white space")]
     Name(String),
@@ -109,7 +112,7 @@ impl HostError {
                 Self::NotFound { what }
             }
             Errno::EPERM | Errno::EACCES => Self::Denied { what },
-            Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT => Self::Unsupported { what },
+            Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT | Errno::ENOSYS => Self::Unsupported { what },
             other => Self::System { what, source: other.into() },
         }
     }

@@ -6,28 +6,36 @@
 //! ```text
 //! Netlink  ── rtnetlink in one namespace: helper threads, each with a socket made there
 //! Netns    ── a namespace held open by a descriptor; code enters it on threads made for that, never on the caller's
-//! Process  ── a process held by a pidfd: its end is noticed, its number is not mistaken for another's
+//! Process  ── a process held by a pidfd: its number is not mistaken for another's; Endings notices its end
 //! Watch    ── what happens to our links, as it happens
 //! Mark     ── what tells ours from others'
 //! ```
 
 pub(crate) mod address;
+mod endings;
 mod error;
 pub(crate) mod link;
+mod listener;
 mod mark;
 pub(crate) mod neighbour;
 mod netlink;
 mod netns;
+mod process;
+pub(crate) mod removals;
 pub(crate) mod request;
 pub(crate) mod route;
 pub(crate) mod rule;
 pub(crate) mod socket;
+mod watch;
 
+pub use endings::{Ending, Endings};
 pub use error::HostError;
 pub use link::{BridgeInfo, LinkChange, LinkInfo, LinkKind, Mac, PortFlags, check_name};
 pub use mark::{Mark, Ownership, PROTOCOL};
 pub use neighbour::NeighbourInfo;
 pub use netlink::Netlink;
-pub use netns::Netns;
+pub use netns::{Netns, NetnsId};
+pub use process::{Process, ProcessId};
 pub use route::{PathInfo, RouteInfo, TABLE_MAIN};
 pub use rule::RuleInfo;
+pub use watch::{Change, Event, Watch};

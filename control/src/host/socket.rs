@@ -158,14 +158,8 @@ impl<'a> Sorter<'a> {
         Self { first, requests, slots, open: requests.len(), interrupted: false }
     }
 
-    /// Takes one datagram: any number of messages.
-    fn take(&mut self, mut datagram: &[u8]) {
-        while let Some((header, rest)) = datagram.split_first_chunk::<HEADER_BYTES>() {
-            let len = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
-            let Some(body) = len.checked_sub(HEADER_BYTES).and_then(|len| rest.get(..len)) else { return };
-            self.take_message(header, body);
-            datagram = datagram.get(len.next_multiple_of(4)..).unwrap_or_default();
-        }
+    fn take(&mut self, datagram: &[u8]) {
+        messages(datagram).for_each(|(header, body)| self.take_message(header, body));
     }
 
     fn take_message(&mut self, header: &[u8; HEADER_BYTES], body: &[u8]) {
@@ -202,6 +196,17 @@ impl<'a> Sorter<'a> {
         };
         self.slots.into_iter().zip(self.requests).map(outcome).collect()
     }
+}
+
+/// The messages in a datagram; a broken one ends them.
+pub(super) fn messages(mut datagram: &[u8]) -> impl Iterator<Item = (&[u8; HEADER_BYTES], &[u8])> {
+    std::iter::from_fn(move || {
+        let (header, rest) = datagram.split_first_chunk::<HEADER_BYTES>()?;
+        let len = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
+        let body = rest.get(..len.checked_sub(HEADER_BYTES)?)?;
+        datagram = datagram.get(len.next_multiple_of(4)..).unwrap_or_default();
+        Some((header, body))
+    })
 }
 
 /// `body` is the code, the header of the request, and attributes.

@@ -7,15 +7,18 @@
 //! interface  TUN ioctls and settings of a link
 //! message    recvmmsg and sendmmsg
 //! control    the control data of messages: bytes, no `unsafe`
+//! process    pidfd_open
 //! mod        socket options, the steering program
 //! ```
 
 mod control;
 mod interface;
 mod message;
+mod process;
 
 pub use interface::{LinkSetting, attach_tun, link_mtu, set_link, set_tun_offloads, set_vnet_header_bytes};
 pub use message::{MESSAGES_MAX, Parcel, Receiver, Sender};
+pub use process::open_pidfd;
 
 use std::io;
 use std::mem::size_of;

@@ -12,6 +12,11 @@ pub(crate) use message::{
 
 use super::HostError;
 
+/// `RTM_NEWLINK` of `linux/rtnetlink.h`: a link as it is, asked for or not.
+pub(super) const RTM_NEWLINK: u16 = 16;
+/// `RTM_DELLINK`: a link as it was.
+pub(super) const RTM_DELLINK: u16 = 17;
+
 /// A link-layer address.
 pub type Mac = [u8; 6];
 
