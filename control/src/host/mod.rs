@@ -33,6 +33,7 @@ pub use error::HostError;
 pub use link::{BridgeInfo, LinkChange, LinkInfo, LinkKind, Mac, PortFlags, check_name};
 pub use mark::{Mark, Ownership, PROTOCOL};
 pub use neighbour::NeighbourInfo;
+pub(crate) use netlink::Helper;
 pub use netlink::Netlink;
 pub use netns::{Netns, NetnsId};
 pub use process::{Process, ProcessId};

@@ -26,8 +26,6 @@ use tokio::sync::oneshot;
 /// hide that the kernel does not keep up.
 const JOBS_MAX: usize = 4_096;
 
-const OPEN: &str = "open a netlink socket";
-
 /// A handle to rtnetlink in one namespace. Clones share the helpers, which end with the last of them, after the jobs
 /// that wait.
 #[derive(Clone, Debug)]
@@ -137,15 +135,23 @@ impl Helper {
         &mut self.socket
     }
 
+    /// The namespace of the handle.
+    ///
+    /// # Errors
+    /// [`HostError::NotFound`] where `/proc` is not mounted.
+    pub(crate) fn home(&mut self) -> Result<Netns, HostError> {
+        match &self.home {
+            Some(home) => Ok(home.clone()),
+            None => Ok(self.home.insert(Netns::current()?).clone()),
+        }
+    }
+
     /// Does `work` in `netns`, and comes back.
     ///
     /// # Errors
     /// [`HostError::Denied`] where it may not be entered.
     pub(crate) fn inside<T>(&mut self, netns: &Netns, work: impl FnOnce() -> T) -> Result<T, HostError> {
-        let home = match &self.home {
-            Some(home) => home.clone(),
-            None => self.home.insert(Netns::current()?).clone(),
-        };
+        let home = self.home()?;
         netns.enter()?;
         // The way back has to be taken on every path; a helper that panicked on the way would serve the wrong namespace.
         self.astray = true;

@@ -65,6 +65,11 @@ impl Request {
         &self.what
     }
 
+    /// Whether it removes something. The messages of rtnetlink come in fours: new, del, get, set.
+    pub(crate) fn removes(&self) -> bool {
+        matches!(self.bytes[4..6], [low, _] if low % 4 == 1)
+    }
+
     pub(super) fn kind(&self) -> Kind {
         self.kind
     }

@@ -3,6 +3,7 @@
 use super::address::family;
 use super::mark::PROTOCOL;
 use super::request::{Reply, Request};
+use super::{HostError, Netlink};
 use ipnet::IpNet;
 use netlink_packet_core::Parseable;
 use netlink_packet_route::route::{RouteHeader, RouteProtocol};
@@ -72,4 +73,18 @@ fn read(message: &RuleMessage) -> Option<RuleInfo> {
     }
     let source = source.filter(|source| ours && IpNet::from(*source).prefix_len() == message.header.src_len)?;
     Some(RuleInfo { source, table, priority })
+}
+
+impl Netlink {
+    /// Our rules, both families.
+    ///
+    /// # Errors
+    /// [`HostError`] where the kernel could not be asked.
+    pub async fn rules(&self) -> Result<Vec<RuleInfo>, HostError> {
+        let mut found = Vec::new();
+        for v6 in [false, true] {
+            found.extend(read_all(&self.ask(list(v6)).await?));
+        }
+        Ok(found)
+    }
 }

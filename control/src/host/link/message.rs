@@ -1,6 +1,6 @@
 //! Requests about links.
 
-use super::{Mac, PortFlags, check_name};
+use super::{BridgeInfo, Mac, PortFlags, check_name};
 use crate::host::HostError;
 use crate::host::request::Request;
 use netlink_packet_route::RouteNetlinkMessage;
@@ -31,6 +31,8 @@ pub struct LinkChange<'a> {
     pub controller: Option<u32>,
     /// How the bridge is to treat the port, which it has to be by then.
     pub port: Option<PortFlags>,
+    /// How the link, a bridge, is to work.
+    pub bridge: Option<BridgeInfo>,
     /// `false`: an IPv6 link-local address is not made when the link comes up, so nothing is sent about one either.
     pub link_local: Option<bool>,
     /// `true`: replies may leave by another link than the one their question came in by (RFC 3704, section 2.4).
@@ -114,12 +116,10 @@ pub(crate) fn create_veth(new: &NewVeth<'_>) -> Result<Request, HostError> {
 
 /// Makes a bridge.
 pub(crate) fn create_bridge(new: &NewBridge<'_>) -> Result<Request, HostError> {
-    let data =
-        InfoData::Bridge(vec![InfoBridge::StpState(BridgeStpState::Disabled), InfoBridge::MulticastSnooping(false)]);
     let mut attributes = vec![LinkAttribute::Group(new.group)];
     attributes.extend(new.mtu.map(LinkAttribute::Mtu));
     attributes.extend(new.mac.map(|mac| LinkAttribute::Address(mac.to_vec())));
-    attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge), LinkInfo::Data(data)]));
+    attributes.push(bridge(BridgeInfo::default()));
     create(new.name, attributes)
 }
 
@@ -139,7 +139,7 @@ pub(crate) fn change(index: u32, change: &LinkChange<'_>) -> Result<Request, Hos
         change.alias.map(|alias| LinkAttribute::IfAlias(alias.into())),
         change.group.map(LinkAttribute::Group),
         change.controller.map(LinkAttribute::Controller),
-        change.port.map(port),
+        change.port.map(port).or(change.bridge.map(bridge)),
         families(change),
         change.gso_max_size.map(LinkAttribute::GsoMaxSize),
         change.gso_max_segs.map(LinkAttribute::GsoMaxSegs),
@@ -185,6 +185,12 @@ fn port(flags: PortFlags) -> LinkAttribute {
     let data = vec![InfoBridgePort::Isolated(flags.isolated), InfoBridgePort::HairpinMode(flags.hairpin)];
     let data = InfoPortData::BridgePort(data);
     LinkAttribute::LinkInfo(vec![LinkInfo::PortKind(InfoPortKind::Bridge), LinkInfo::PortData(data)])
+}
+
+fn bridge(info: BridgeInfo) -> LinkAttribute {
+    let stp = if info.stp { BridgeStpState::KernelStp } else { BridgeStpState::Disabled };
+    let data = vec![InfoBridge::StpState(stp), InfoBridge::MulticastSnooping(info.multicast_snooping)];
+    LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge), LinkInfo::Data(InfoData::Bridge(data))])
 }
 
 /// Settings that the address families keep for each link.

@@ -1,7 +1,7 @@
 //! Links, asked and changed through a [`Netlink`].
 
 use super::message::{
-    NewBridge, NewVeth, VethEnd, change, create_bridge, create_dummy, create_veth, delete, find, list,
+    NewBridge, NewVeth, VethEnd, change, create_bridge, create_dummy, create_veth, delete, find, list, look_up,
 };
 use super::{LinkChange, LinkInfo};
 use crate::host::request::{Reply, Request};
@@ -18,6 +18,16 @@ impl Netlink {
         let replies = self.ask(find(name)?).await?;
         let link = replies.first().and_then(LinkInfo::read);
         link.ok_or_else(|| HostError::answer(format!("find link {name}"), "it is no link"))
+    }
+
+    /// The link with this index.
+    ///
+    /// # Errors
+    /// [`HostError::NotFound`] where there is none.
+    pub async fn link_by_index(&self, index: u32) -> Result<LinkInfo, HostError> {
+        let replies = self.ask(look_up(index)).await?;
+        let link = replies.first().and_then(LinkInfo::read);
+        link.ok_or_else(|| HostError::answer(format!("find link {index}"), "it is no link"))
     }
 
     /// The link called `name`, or `None`.

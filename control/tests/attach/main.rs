@@ -1,0 +1,4 @@
+//! Containers on the network of a host, in namespaces, by packets.
+
+mod reach;
+mod world;
