@@ -28,7 +28,7 @@ pub(super) fn ensure(host: &mut impl Exchange, mark: &Mark, plan: &BridgePlan) -
         let repaired = shape(host, mark, plan, &found)?;
         return Ok(Bridge { index: found.index, created: false, repaired });
     }
-    let new = NewBridge { name: &plan.name, mtu: Some(plan.mtu), mac: Some(plan.mac), group: mark.group() };
+    let new = NewBridge { name: &plan.name, mac: Some(plan.mac), group: mark.group() };
     let mut outcomes = host.exchange(&[create_bridge(&new)?, find(&plan.name)?]).into_iter();
     outcomes.next().unwrap_or(Ok(Vec::new()))?;
     let made = link_or_none(outcomes.next().unwrap_or(Ok(Vec::new())))?;

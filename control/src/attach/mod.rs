@@ -118,7 +118,7 @@ impl Attacher {
         self.netlink.submit("attach a container", move |helper| {
             let attached = attach_with(helper, &mark, &plan, &netns);
             if let Err(Ok(attached)) = tell.send(attached) {
-                take_back_with(helper, &plan, &netns, &attached);
+                take_back_with(helper, &mark, &plan, &netns, &attached);
             }
         })?;
         told.await.unwrap_or_else(|_| Err(HostError::Closed { what: "attach a container".into() }.into()))
@@ -196,8 +196,8 @@ fn attach_with(helper: &mut Helper, mark: &Mark, plan: &Plan, netns: &Netns) -> 
     steps::attach(&mut site::Kernel::open(helper, netns)?, mark, plan)
 }
 
-fn take_back_with(helper: &mut Helper, plan: &Plan, netns: &Netns, attached: &Attached) {
-    let back = site::Kernel::open(helper, netns).and_then(|mut site| steps::take_back(&mut site, plan, attached));
+fn take_back_with(helper: &mut Helper, mark: &Mark, plan: &Plan, netns: &Netns, attached: &Attached) {
+    let back = site::Kernel::open(helper, netns).and_then(|mut site| steps::take_back(&mut site, mark, plan, attached));
     if let Err(error) = back {
         tracing::warn!(%error, owner = %plan.owner, "an attachment nobody waits for could not be taken back; a sweep will find it");
     }

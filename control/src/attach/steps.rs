@@ -38,6 +38,14 @@ pub(super) struct Pair {
     pub(super) index: u32,
 }
 
+/// What has been made so far.
+#[derive(Default)]
+struct Made<'a> {
+    pairs: Vec<(&'a LinkPlan, Pair)>,
+    /// Made, but under an index that did not become known.
+    lost: Vec<&'a LinkPlan>,
+}
+
 /// What was found under the name of a link.
 enum Standing {
     /// Nothing, or what nobody needs: these links are to be deleted first.
@@ -50,10 +58,10 @@ enum Standing {
 pub(super) fn attach(site: &mut impl Site, mark: &Mark, plan: &Plan) -> Result<Attached, AttachError> {
     plan.check(mark)?;
     let (standing, bridges) = look(site, mark, plan)?;
-    let mut made = Vec::new();
+    let mut made = Made::default();
     match build(site, mark, plan, &standing, &bridges, &mut made) {
         Ok(links) => Ok(Attached { owner: plan.owner.clone(), links }),
-        Err(source) => match undo(site, &made) {
+        Err(source) => match undo(site, mark, &made) {
             Ok(()) => Err(source.into()),
             Err(left) => Err(AttachError::Left { source, left }),
         },
@@ -61,10 +69,10 @@ pub(super) fn attach(site: &mut impl Site, mark: &Mark, plan: &Plan) -> Result<A
 }
 
 /// Takes back what [`attach`] made, and leaves what stood before it.
-pub(super) fn take_back(site: &mut impl Site, plan: &Plan, attached: &Attached) -> Result<(), HostError> {
+pub(super) fn take_back(site: &mut impl Site, mark: &Mark, plan: &Plan, attached: &Attached) -> Result<(), HostError> {
     let links = plan.links.iter().zip(&attached.links);
-    let made: Vec<_> = links.filter(|(_, link)| link.created).map(|(plan, link)| (plan, link.pair())).collect();
-    undo(site, &made)
+    let pairs = links.filter(|(_, link)| link.created).map(|(plan, link)| (plan, link.pair())).collect();
+    undo(site, mark, &Made { pairs, lost: Vec::new() })
 }
 
 fn look(site: &mut impl Site, mark: &Mark, plan: &Plan) -> Result<(Vec<Standing>, HashMap<String, u32>), AttachError> {
@@ -125,7 +133,7 @@ fn build<'a>(
     plan: &'a Plan,
     standing: &[Standing],
     bridges: &HashMap<String, u32>,
-    made: &mut Vec<(&'a LinkPlan, Pair)>,
+    made: &mut Made<'a>,
 ) -> Result<Vec<AttachedLink>, HostError> {
     let bridge = |link: &LinkPlan| link.host.bridge().and_then(|name| bridges.get(name)).copied();
     let stale = standing.iter().filter_map(|standing| match standing {
@@ -136,11 +144,11 @@ fn build<'a>(
     let absent = plan.links.iter().zip(standing).filter(|(_, standing)| matches!(standing, Standing::Absent { .. }));
     let absent: Vec<_> = absent.map(|(link, _)| (link, bridge(link))).collect();
     create(site, mark, &absent, made)?;
-    if !made.is_empty() {
-        inside(site, mark, &plan.owner, made)?;
-        open(site, mark, &plan.owner, made, &bridge)?;
+    if !made.pairs.is_empty() {
+        inside(site, mark, &plan.owner, &made.pairs)?;
+        open(site, mark, &plan.owner, &made.pairs, &bridge)?;
     }
-    let mut fresh = made.iter();
+    let mut fresh = made.pairs.iter();
     let links = plan.links.iter().zip(standing).map(|(link, standing)| {
         let (pair, repaired) = match standing {
             Standing::Ours(pair) => (Some(*pair), verify(site, mark, &plan.owner, link, *pair, bridge(link))?),
@@ -157,7 +165,7 @@ fn create<'a>(
     site: &mut impl Site,
     mark: &Mark,
     absent: &[(&'a LinkPlan, Option<u32>)],
-    made: &mut Vec<(&'a LinkPlan, Pair)>,
+    made: &mut Made<'a>,
 ) -> Result<(), HostError> {
     let netns = site.netns().clone();
     let mut requests = Vec::with_capacity(2 * absent.len());
@@ -176,10 +184,12 @@ fn create<'a>(
     for (link, _) in absent {
         let (created, found) = (outcomes.next(), outcomes.next());
         // What is found under the name is the new link only if there is one.
-        match created.unwrap_or(Ok(Vec::new())).and_then(|_| pair(link, found.unwrap_or(Ok(Vec::new())))) {
-            Ok(pair) => made.push((link, pair)),
-            Err(error) => failure = failure.or(Some(error)),
-        }
+        let outcome = created.unwrap_or(Ok(Vec::new())).and_then(|_| {
+            let pair = pair(link, found.unwrap_or(Ok(Vec::new()))).inspect_err(|_| made.lost.push(link))?;
+            made.pairs.push((link, pair));
+            Ok(())
+        });
+        failure = failure.or(outcome.err());
     }
     failure.map_or(Ok(()), Err)
 }
@@ -280,12 +290,24 @@ pub(super) fn host_settings<'a>(link: &LinkPlan, alias: &'a str) -> LinkChange<'
     LinkChange { alias: Some(alias), port, link_local: Some(false), ..LinkChange::default() }
 }
 
-fn undo(site: &mut impl Site, made: &[(&LinkPlan, Pair)]) -> Result<(), HostError> {
-    let rules: Vec<_> = made.iter().flat_map(|(link, _)| &link.rules).map(rule::remove).collect();
-    let links: Vec<_> = made.iter().rev().map(|(_, pair)| delete(pair.host_index)).collect();
+fn undo(site: &mut impl Site, mark: &Mark, made: &Made<'_>) -> Result<(), HostError> {
+    let mut links: Vec<_> = made.pairs.iter().rev().map(|(_, pair)| delete(pair.host_index)).collect();
+    let mut outcome = Ok(());
+    for link in &made.lost {
+        let found = link_or_none(site.host(&[find(&link.host_name)?]).pop().unwrap_or(Ok(Vec::new())));
+        match found {
+            Ok(found) => {
+                let ours = found.filter(|link| mark.ownership(link) == Ownership::HalfMade);
+                links.extend(ours.map(|link| delete(link.index)));
+            }
+            Err(error) => outcome = Err(error),
+        }
+    }
     // The links first: they are what others see. What is gone already needs no undoing.
     let links = all(site.host(&links), &HostError::is_not_found);
-    all(site.inside(&rules), &HostError::is_not_found).and(links)
+    let rules: Vec<_> = made.pairs.iter().flat_map(|(link, _)| &link.rules).map(rule::remove).collect();
+    let rules = all(site.inside(&rules), &HostError::is_not_found);
+    outcome.and(links).and(rules)
 }
 
 /// The first failure among `outcomes` that is not `fine`.

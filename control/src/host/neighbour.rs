@@ -1,10 +1,10 @@
 //! Neighbours that are known without asking: which link-layer address an address has. Ours are permanent and carry
 //! [`PROTOCOL`].
 
-use super::Mac;
 use super::address::family;
 use super::mark::PROTOCOL;
 use super::request::{Reply, Request};
+use super::{HostError, Mac, Netlink};
 use netlink_packet_core::Parseable;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
@@ -74,4 +74,16 @@ fn read(message: &NeighbourMessage) -> Option<NeighbourInfo> {
     }
     let known = ours && message.header.state == NeighbourState::Permanent;
     known.then_some(NeighbourInfo { address: address?, mac: mac?, device: message.header.ifindex })
+}
+
+impl Netlink {
+    /// Our neighbours, both families.
+    ///
+    /// # Errors
+    /// [`HostError`] where the kernel could not be asked.
+    pub async fn neighbours(&self) -> Result<Vec<NeighbourInfo>, HostError> {
+        let request = Request::dump("list neighbours", RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()));
+        let replies = self.ask(request).await?;
+        Ok(replies.iter().filter_map(|reply| read(&NeighbourMessage::parse(&reply.body).ok()?)).collect())
+    }
 }

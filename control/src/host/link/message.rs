@@ -74,11 +74,11 @@ pub(crate) struct NewVeth<'a> {
 }
 
 /// A bridge to be made, down, without spanning tree and multicast snooping: there are no loops among our links, a port
-/// has to serve at once, and neighbour discovery must not depend on reports that sleeping listeners do not send.
+/// has to serve at once, and neighbour discovery must not depend on reports that sleeping listeners do not send. Its MTU
+/// has to be changed afterwards: one that a bridge is made with lasts only until its ports change.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct NewBridge<'a> {
     pub(crate) name: &'a str,
-    pub(crate) mtu: Option<u32>,
     /// Without one it takes the lowest of its ports', and changes it with them.
     pub(crate) mac: Option<Mac>,
     pub(crate) group: u32,
@@ -117,7 +117,6 @@ pub(crate) fn create_veth(new: &NewVeth<'_>) -> Result<Request, HostError> {
 /// Makes a bridge.
 pub(crate) fn create_bridge(new: &NewBridge<'_>) -> Result<Request, HostError> {
     let mut attributes = vec![LinkAttribute::Group(new.group)];
-    attributes.extend(new.mtu.map(LinkAttribute::Mtu));
     attributes.extend(new.mac.map(|mac| LinkAttribute::Address(mac.to_vec())));
     attributes.push(bridge(BridgeInfo::default()));
     create(new.name, attributes)
