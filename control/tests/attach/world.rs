@@ -146,7 +146,9 @@ pub fn traces(netns: &Netns) -> Vec<String> {
     let look = async |netlink: &Netlink| -> Result<Vec<String>, HostError> {
         let mut found = Vec::new();
         for link in netlink.links().await? {
-            let addresses = netlink.addresses(link.index).await?;
+            let mut addresses = netlink.addresses(link.index).await?;
+            // The kernel makes one when a bridge gets its first port.
+            addresses.retain(|address| !net("fe80::/10").contains(address));
             // Loopback is brought up, and stays.
             found.push(if link.name == "lo" { "lo".into() } else { format!("{link:?} {addresses:?}") });
         }
