@@ -305,3 +305,29 @@ async fn what_a_repair_found_is_told() {
     );
     assert_eq!(world.traces(), whole);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_waits_for_is_taken_back() {
+    if !rights_or_skip() {
+        return;
+    }
+    let world = World::new().await;
+    let before = world.traces();
+    // One helper, which is busy until the caller is gone.
+    let attacher = Attacher { netlink: Netlink::open_in(&world.host, 1).unwrap(), ..world.attacher.clone() };
+    let (key, gate) = std::sync::mpsc::channel::<()>();
+    attacher.netlink.submit("wait", move |_| assert!(gate.recv().is_err())).unwrap();
+    let planned = plan();
+    let mut attaching = Box::pin(attacher.attach(&planned, &world.container));
+    let impatient = tokio::time::timeout(std::time::Duration::from_millis(20), &mut attaching).await;
+    assert!(impatient.is_err());
+    drop(attaching);
+    drop(key);
+    // After it in the queue of the only helper.
+    let found = attacher.netlink().links().await.unwrap();
+    assert!(found.iter().all(|link| !link.name.starts_with("veth-77")), "{found:?}");
+    assert_eq!(world.traces(), before);
+    // And who waits gets it.
+    attacher.attach(&planned, &world.container).await.unwrap();
+    assert_ne!(world.traces(), before);
+}

@@ -2,13 +2,13 @@
 
 use super::HostError;
 use super::request::Reply;
-use super::socket::{HEADER_BYTES, messages};
+use super::socket::{HEADER_BYTES, messages, set_receive_buffer};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
-use nix::sys::socket::{MsgFlags, setsockopt, sockopt};
+use nix::sys::socket::MsgFlags;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -55,10 +55,7 @@ impl Listener {
         let refused = |error| HostError::io("listen to changes of the network configuration", error);
         let mut socket = Socket::new(NETLINK_ROUTE).map_err(refused)?;
         socket.bind(&SocketAddr::new(0, 0)).map_err(refused)?;
-        // Without the right to more than the system's limit, what the limit allows has to do.
-        if setsockopt(&socket, sockopt::RcvBufForce, &bytes).is_err() {
-            setsockopt(&socket, sockopt::RcvBuf, &bytes).map_err(|errno| refused(errno.into()))?;
-        }
+        set_receive_buffer(&socket, bytes).map_err(|errno| refused(errno.into()))?;
         for group in groups {
             socket.add_membership(*group).map_err(refused)?;
         }

@@ -248,3 +248,142 @@ impl std::fmt::Debug for State {
         write!(f, "State {{ {} jobs, {helpers} helpers, {idle} idle, closed: {closed} }}", jobs.len())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::{LinkInfo, link};
+    use crate::lab::rights_or_skip;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    /// Long enough for a slow machine.
+    const DEADLINE: Duration = Duration::from_secs(30);
+
+    fn helpers(netlink: &Netlink) -> usize {
+        netlink.handle.0.lock().helpers
+    }
+
+    #[tokio::test]
+    async fn a_pool_grows_to_its_bound_and_serves_all() {
+        let netlink = Netlink::open_pool(3).unwrap();
+        let (arrived, arrivals) = mpsc::channel();
+        let gates: Vec<_> = (0..5).map(|_| mpsc::channel::<()>()).collect();
+        let mut keys = Vec::new();
+        for (number, (key, gate)) in gates.into_iter().enumerate() {
+            keys.push(key);
+            let arrived = arrived.clone();
+            let work = move |_: &mut Helper| {
+                arrived.send(number).unwrap();
+                gate.recv().unwrap();
+            };
+            netlink.submit("wait", work).unwrap();
+        }
+        for _ in 0..3 {
+            arrivals.recv_timeout(DEADLINE).unwrap();
+        }
+        // The others wait until one is free.
+        assert!(arrivals.recv_timeout(Duration::from_millis(50)).is_err());
+        assert_eq!(helpers(&netlink), 3);
+        for key in &keys {
+            key.send(()).unwrap();
+        }
+        assert!(arrivals.recv_timeout(DEADLINE).is_ok() && arrivals.recv_timeout(DEADLINE).is_ok());
+        assert_eq!(netlink.run("count", |_| 7).await.unwrap(), 7);
+    }
+
+    #[tokio::test]
+    async fn too_much_waiting_is_refused() {
+        let netlink = Netlink::open().unwrap();
+        let (key, gate) = mpsc::channel::<()>();
+        let (started, start) = mpsc::channel();
+        let wait = move |_: &mut Helper| {
+            started.send(()).unwrap();
+            let _ = gate.recv();
+        };
+        netlink.submit("wait", wait).unwrap();
+        start.recv_timeout(DEADLINE).unwrap();
+        for _ in 0..JOBS_MAX {
+            netlink.submit("wait", |_| ()).unwrap();
+        }
+        assert!(matches!(netlink.run("one more", |_| ()).await, Err(HostError::Busy { what }) if what == "one more"));
+        drop(key);
+        while netlink.run("again", |_| ()).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_its_callers_alone() {
+        let netlink = Netlink::open().unwrap();
+        let panicked = netlink.run("panic", |_| panic!("inside")).await;
+        assert!(matches!(panicked, Err::<(), _>(HostError::Closed { .. })));
+        assert!(netlink.link("lo").await.unwrap().index > 0);
+        if rights_or_skip() {
+            let (netns, home) = (Netns::create().unwrap(), Netns::current().unwrap().id().unwrap());
+            let panicked = netlink.run("panic", move |helper| helper.inside(&netns, || panic!("inside"))).await;
+            assert!(matches!(panicked, Ok(Err::<(), _>(HostError::Closed { .. }))));
+            let back = netlink.run("look", |_| Netns::current()?.id()).await.unwrap().unwrap();
+            assert_eq!(back, home);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_last_handle_ends_the_helpers_after_what_waits() {
+        let netlink = Netlink::open_pool(2).unwrap();
+        let pool = netlink.handle.0.clone();
+        let (done, ends) = mpsc::channel();
+        for number in 0..20 {
+            let done = done.clone();
+            // Each keeps a handle for itself, the last of them on a helper.
+            let own = netlink.clone();
+            let work = move |_: &mut Helper| {
+                drop(own);
+                done.send(number).unwrap();
+            };
+            netlink.submit("work", work).unwrap();
+        }
+        drop(netlink);
+        for _ in 0..20 {
+            ends.recv_timeout(DEADLINE).unwrap();
+        }
+        let start = std::time::Instant::now();
+        while pool.lock().helpers > 0 {
+            assert!(start.elapsed() < DEADLINE);
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[tokio::test]
+    async fn requests_of_a_batch_are_answered_each() {
+        let netlink = Netlink::open().unwrap();
+        let work = |helper: &mut Helper| {
+            let names = ["lo", "no-such-link", "lo"].map(|name| link::find(name).unwrap());
+            // Dumps and single requests side by side, more of them than go out at once.
+            let mut requests: Vec<_> = (0..400).map(|_| link::look_up(1)).collect();
+            requests.push(link::list());
+            requests.extend(names);
+            requests.push(link::list());
+            helper.socket().exchange(&requests)
+        };
+        let outcomes = netlink.run("ask", work).await.unwrap();
+        assert_eq!(outcomes.len(), 405);
+        for (number, outcome) in outcomes.into_iter().enumerate() {
+            match number {
+                402 => assert!(outcome.unwrap_err().is_not_found()),
+                _ => assert_eq!(outcome.unwrap().iter().filter_map(LinkInfo::read).next().unwrap().name, "lo"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn the_kernels_own_words_are_kept() {
+        if !rights_or_skip() {
+            return;
+        }
+        let netlink = Netlink::open_in(&Netns::create().unwrap(), 1).unwrap();
+        let index = netlink.create_veth("d0", "e0", None).await.unwrap();
+        let error = netlink.set_mtu(index, 70_000).await.unwrap_err();
+        assert!(error.to_string().contains("mtu greater than device maximum"), "{error}");
+    }
+}

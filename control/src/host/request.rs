@@ -82,10 +82,6 @@ impl Request {
         to.resize(start + self.bytes.len().next_multiple_of(4), 0);
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
     fn build(what: String, message: RouteNetlinkMessage, flags: u16, kind: Kind) -> Self {
         let mut message = NetlinkMessage::from(message);
         message.header.flags = NLM_F_REQUEST | flags;

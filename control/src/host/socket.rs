@@ -20,9 +20,13 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 use std::io;
 
-/// Bytes of requests sent at once. The answers to so much fit the receive buffer that every system grants (208 KiB):
-/// a request of 100 bytes is answered with at most an object of 2 KiB and its acknowledgement.
-const BATCH_BYTES_MAX: usize = 8 * 1024;
+/// Requests sent at once. Their answers wait in the receive buffer meanwhile.
+const BATCH_MAX: usize = 64;
+
+/// Receive buffer: an object as the kernel books it, 4.6 KiB at most for a link, and an acknowledgement of 1 KiB for every
+/// request of a batch. The kernel grants twice what is asked for, and so much to everybody (`net.core.rmem_max`).
+const BUFFER_BYTES: usize = 208 * 1024;
+const _: () = assert!(BATCH_MAX * (4_700 + 1_024) < 2 * BUFFER_BYTES);
 
 /// The kernel fills at most 32 KiB of a datagram of a dump (`netlink_dump`); single objects are smaller.
 const RECEIVE_BYTES: usize = 64 * 1024;
@@ -69,6 +73,7 @@ impl Socket {
         let _ = inner.set_ext_ack(true);
         let _ = inner.set_cap_ack(true);
         let _ = inner.set_netlink_get_strict_chk(true);
+        set_receive_buffer(&inner, BUFFER_BYTES).map_err(|errno| refused(errno.into()))?;
         setsockopt(&inner, sockopt::ReceiveTimeout, &TimeVal::new(ANSWER_SECS_MAX, 0))
             .map_err(|errno| refused(errno.into()))?;
         Ok(Self { inner, sequence: 0, outgoing: Vec::new(), incoming: Vec::with_capacity(RECEIVE_BYTES) })
@@ -76,12 +81,8 @@ impl Socket {
 
     /// As many requests from the front as go out together.
     fn batch(requests: &[Request]) -> usize {
-        let mut bytes = 0;
-        let fitting = requests.iter().take_while(|request| {
-            bytes += request.len();
-            request.kind() == Kind::Single && bytes <= BATCH_BYTES_MAX
-        });
-        fitting.count().max(1)
+        let singles = requests.iter().take_while(|request| request.kind() == Kind::Single);
+        singles.take(BATCH_MAX).count().max(1)
     }
 
     /// Also tells whether objects came or went during a dump.
@@ -132,6 +133,11 @@ fn connect() -> io::Result<RawSocket> {
     // Only the kernel's messages are received then.
     socket.connect(&SocketAddr::new(0, 0))?;
     Ok(socket)
+}
+
+/// Without the right to more than the system's limit, what the limit allows has to do.
+pub(super) fn set_receive_buffer(socket: &RawSocket, bytes: usize) -> nix::Result<()> {
+    setsockopt(socket, sockopt::RcvBufForce, &bytes).or_else(|_| setsockopt(socket, sockopt::RcvBuf, &bytes))
 }
 
 /// Answers on their way to the requests they belong to.
