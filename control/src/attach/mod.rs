@@ -41,9 +41,9 @@ use crate::host::{Helper, HostError, LinkInfo, Mac, Mark, Netlink, Netns};
 use steps::Pair;
 use tokio::sync::oneshot;
 
-/// Helper threads of an [`Attacher`]. Removing a link keeps one for some 20 ms, nearly all of it waiting, so this many
-/// remove 1,600 links a second, which is more than the kernel does.
-const HELPERS_MAX: usize = 32;
+/// Helper threads of an [`Attacher`] at most. The kernel removes up to 2,000 links a second, and keeps the thread that asked
+/// for up to 40 ms of each, nearly all of it waiting. With fewer threads than that makes, removals wait for each other.
+const HELPERS_MAX: usize = 128;
 
 /// Attaches containers in one network namespace, that of the host. Clones share its threads.
 #[derive(Clone, Debug)]
