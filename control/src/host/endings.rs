@@ -9,7 +9,7 @@
 use super::{HostError, Process};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::eventfd::EventFd;
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -71,7 +71,7 @@ impl Endings {
     pub fn open() -> Result<Self, HostError> {
         let refused = |errno| HostError::errno(WHAT, errno);
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(refused)?;
-        let stop = EventFd::new().map_err(refused)?;
+        let stop = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).map_err(refused)?;
         epoll.add(&stop, EpollEvent::new(EpollFlags::EPOLLIN, STOP)).map_err(refused)?;
         let shared = Arc::new(Shared { epoll, stop, state: Mutex::new(State { last: STOP, ..State::default() }) });
         let watching = shared.clone();

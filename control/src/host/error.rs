@@ -19,7 +19,10 @@ pub enum HostError {
         what: String,
     },
     /// The right to do it is missing.
-    #[error("{what}: not permitted; it needs CAP_NET_ADMIN: run as root or in a user namespace of your own")]
+    #[error(
+        "{what}: not permitted; it needs CAP_NET_ADMIN, and to enter a network namespace CAP_SYS_ADMIN and a unit without \
+         RestrictNamespaces=: run as root or in a user namespace of your own"
+    )]
     Denied {
         /// The request.
         what: String,
@@ -50,6 +53,12 @@ pub enum HostError {
     /// The kernel does not have the feature, such as a kind of link.
     #[error("{what}: this kernel does not support it; load the module or use a kernel that has it")]
     Unsupported {
+        /// The request.
+        what: String,
+    },
+    /// A setting may not be written.
+    #[error("{what}: /proc/sys is read-only here; set ProtectKernelTunables=no in the unit, or mount it writable")]
+    ReadOnly {
         /// The request.
         what: String,
     },
@@ -112,6 +121,8 @@ impl HostError {
                 Self::NotFound { what }
             }
             Errno::EPERM | Errno::EACCES => Self::Denied { what },
+            // Nothing but settings is written to files here.
+            Errno::EROFS => Self::ReadOnly { what },
             Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT | Errno::ENOSYS => Self::Unsupported { what },
             other => Self::System { what, source: other.into() },
         }

@@ -7,7 +7,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::eventfd::EventFd;
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::MsgFlags;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -59,7 +59,7 @@ impl Listener {
         for group in groups {
             socket.add_membership(*group).map_err(refused)?;
         }
-        let stop = EventFd::new().map_err(|errno| refused(errno.into()))?;
+        let stop = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).map_err(|errno| refused(errno.into()))?;
         Ok(Self { socket, stop: Stop(Arc::new(stop)), buffer: Vec::with_capacity(NOTICE_BYTES) })
     }
 

@@ -1,9 +1,9 @@
 //! Processes of others, whose number means the same one for as long as it is held.
 //!
 //! A process id alone is a poor name: the kernel gives it to another process once its owner has been waited for. A
-//! [`Process`] holds a pidfd, which never changes hands and by which [`super::Endings`] notices its end, and a [`ProcessId`] adds the time the process started, so that
-//! it can be written down and compared after a restart of the daemon. The times of another boot mean nothing; neither do
-//! links of another boot.
+//! [`Process`] holds a pidfd, which never changes hands and by which [`super::Endings`] notices its end, and a
+//! [`ProcessId`] adds the time the process started, so that it can be written down and compared after a restart of the
+//! daemon. The times of another boot mean nothing; neither do links of another boot.
 
 use super::{HostError, Netns};
 use ginnel_backends::linux::open_pidfd;
