@@ -28,6 +28,14 @@ pub struct NetnsId {
     inode: u64,
 }
 
+impl NetnsId {
+    /// Its number, as `/proc/<pid>/ns/net` and `lsns` show it. Another namespace may get it afterwards.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.inode
+    }
+}
+
 /// A network namespace, held open. Clones hold the same one.
 #[derive(Clone, Debug)]
 pub struct Netns(Arc<OwnedFd>);
