@@ -10,10 +10,13 @@ use super::verify::carry_out;
 use crate::host::link::{delete, find, list};
 use crate::host::removals::Removals;
 use crate::host::socket::{Exchange, Socket};
-use crate::host::{Helper, HostError, LinkInfo, LinkKind, Mark, Netlink, Netns, Ownership, rule};
+use crate::host::{Helper, HostError, LinkInfo, LinkKind, Mark, Netlink, Netns, Ownership, address, rule};
 use std::collections::HashSet;
 use tokio::sync::oneshot;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
+
+/// Removals on their way at once: enough for every helper, and room in the queue for the work of others.
+const REMOVALS_MAX: usize = 512;
 
 /// What a detach found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -125,14 +128,21 @@ pub(super) async fn sweep(
     Ok(Swept { removed, in_use: in_use.into_iter().map(|link| link.name).collect() })
 }
 
-/// Removes the rules of the container for the sources that its links had, which would outlive them.
+/// Removes the rules of the container for sources that it no longer is: those of its links, which the rules outlive. What
+/// another instance has attached keeps its rules with its addresses.
 pub(super) fn forget_rules(helper: &mut Helper, netns: &Netns) -> Result<(), HostError> {
     let mut inside = helper.inside(netns, Socket::open)??;
-    let mut requests = Vec::new();
+    let mut rules = Vec::new();
     for v6 in [false, true] {
-        requests.extend(rule::read_all(&inside.ask(rule::list(v6))?).map(|rule| rule::remove(&rule)));
+        rules.extend(rule::read_all(&inside.ask(rule::list(v6))?));
     }
-    carry_out(requests, |requests| inside.exchange(requests))
+    if rules.is_empty() {
+        return Ok(());
+    }
+    // After the rules: an address that comes meanwhile is seen.
+    let held: HashSet<_> = address::held(&inside.ask(address::list_all())?).collect();
+    let gone = rules.iter().filter(|rule| !held.contains(&rule.source));
+    carry_out(gone.map(rule::remove).collect(), |requests| inside.exchange(requests))
 }
 
 /// Removes links, and returns when all are gone.
@@ -140,19 +150,26 @@ async fn remove(netlink: &Netlink, removals: &Removals, links: Vec<LinkInfo>) ->
     let mut going = JoinSet::new();
     let mut failure = None;
     for link in links {
+        if going.len() >= REMOVALS_MAX {
+            failure = failure.or(settle(going.join_next().await));
+        }
         match start_removal(netlink, removals, link.index) {
             Ok(removal) => drop(going.spawn(removal)),
             Err(error) => failure = failure.or(Some(error)),
         }
     }
     while let Some(removed) = going.join_next().await {
-        match removed {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => failure = failure.or(Some(error)),
-            Err(_) => failure = failure.or(Some(HostError::Closed { what: "remove links".into() })),
-        }
+        failure = failure.or(settle(Some(removed)));
     }
     failure.map_or(Ok(()), Err)
+}
+
+/// How a removal failed, if it did.
+fn settle(removed: Option<Result<Result<(), HostError>, JoinError>>) -> Option<HostError> {
+    match removed? {
+        Ok(outcome) => outcome.err(),
+        Err(_) => Some(HostError::Closed { what: "remove links".into() }),
+    }
 }
 
 /// Has a link removed, and waits for it to be gone or for the kernel's answer, whichever comes first.

@@ -45,6 +45,16 @@ pub(crate) fn list(index: u32) -> Request {
     Request::dump("list addresses", RouteNetlinkMessage::GetAddress(message))
 }
 
+/// Asks for the addresses of all links, both families.
+pub(crate) fn list_all() -> Request {
+    list(0)
+}
+
+/// Reads the answer to [`list_all`]: what the namespace answers to.
+pub(crate) fn held(replies: &[Reply]) -> impl Iterator<Item = IpAddr> {
+    replies.iter().filter_map(|reply| Some(read(reply, index(reply)?)?.address.addr()))
+}
+
 /// Reads the answer to [`list`].
 pub(crate) fn read_all(replies: &[Reply], index: u32) -> Vec<AddressInfo> {
     // A kernel before 4.20 sends those of all links.

@@ -19,6 +19,7 @@ pub(crate) struct Request {
     what: String,
     bytes: Vec<u8>,
     kind: Kind,
+    content: bool,
 }
 
 /// How a request is answered.
@@ -50,6 +51,11 @@ impl Request {
         Self::build(what.into(), message, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, Kind::Single)
     }
 
+    /// Makes an object, content where it is there.
+    pub(crate) fn ensure(what: impl Into<String>, message: RouteNetlinkMessage) -> Self {
+        Self { content: true, ..Self::create(what, message) }
+    }
+
     /// Makes an object, or takes the place of one that is there.
     pub(crate) fn replace(what: impl Into<String>, message: RouteNetlinkMessage) -> Self {
         Self::build(what.into(), message, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, Kind::Single)
@@ -70,6 +76,11 @@ impl Request {
         matches!(self.bytes[4..6], [low, _] if low % 4 == 1)
     }
 
+    /// Whether it is carried out by an object that is there already.
+    pub(super) fn is_content(&self) -> bool {
+        self.content
+    }
+
     pub(super) fn kind(&self) -> Kind {
         self.kind
     }
@@ -88,7 +99,7 @@ impl Request {
         message.finalize();
         let mut bytes = vec![0; message.buffer_len()];
         message.serialize(&mut bytes);
-        Self { what, bytes, kind }
+        Self { what, bytes, kind, content: false }
     }
 }
 

@@ -22,9 +22,9 @@ pub struct RuleInfo {
     pub priority: u32,
 }
 
-/// Adds a rule; refused where it is there.
+/// Adds a rule, content where it is there: it outlives the link it was made for.
 pub(crate) fn add(rule: &RuleInfo) -> Request {
-    Request::create(format!("add rule from {}", rule.source), RouteNetlinkMessage::NewRule(write(rule)))
+    Request::ensure(format!("add rule from {}", rule.source), RouteNetlinkMessage::NewRule(write(rule)))
 }
 
 /// Removes a rule.

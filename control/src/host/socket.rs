@@ -178,9 +178,11 @@ impl<'a> Sorter<'a> {
         self.interrupted |= flags & NLM_F_DUMP_INTR != 0;
         if kind == NLMSG_ERROR || kind == NLMSG_DONE {
             let code = body.get(..4).map_or(0, |code| i32::from_ne_bytes([code[0], code[1], code[2], code[3]]));
-            let what = self.requests[index].what();
+            let request = &self.requests[index];
+            let what = request.what();
             slot.end = Some(match code {
                 0 => Ok(()),
+                code if code == -(Errno::EEXIST as i32) && request.is_content() => Ok(()),
                 code => {
                     let words = if kind == NLMSG_ERROR { kernel_words(flags, body) } else { None };
                     let what = words.map_or(what.to_owned(), |words| format!("{what} ({words})"));
