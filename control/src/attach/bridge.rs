@@ -1,13 +1,14 @@
-//! Bridges: made, verified, listed and removed, each only if it is ours.
+//! Bridges: made, verified, listed and removed, each only if it is ours and for the same thing: names are short, so two
+//! services can come to share one.
 
 use super::AttachError;
-use super::plan::BridgePlan;
-use super::site::distrust_routers;
+use super::plan::{BridgePlan, MTU_MIN_V6};
+use super::site::{has_v6, prepare_v6};
 use super::steps::{all, expect_bridge, link_or_none};
 use super::verify::carry_out;
 use crate::host::link::{NewBridge, change, create_bridge, delete, find, list};
 use crate::host::socket::Exchange;
-use crate::host::{BridgeInfo, HostError, LinkChange, LinkInfo, Mark, address};
+use crate::host::{BridgeInfo, HostError, LinkChange, LinkInfo, Mark, Ownership, address};
 
 /// A bridge as planned.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,10 +22,10 @@ pub struct Bridge {
 }
 
 /// Brings about the bridge of `plan`. One that had to be made is gone again where a later step fails.
-pub(super) fn ensure(host: &mut impl Exchange, mark: &Mark, plan: &BridgePlan) -> Result<Bridge, HostError> {
+pub(super) fn ensure(host: &mut impl Exchange, mark: &Mark, plan: &BridgePlan) -> Result<Bridge, AttachError> {
     plan.check(mark)?;
     if let Some(found) = link_or_none(host.ask(find(&plan.name)?))? {
-        expect_bridge(mark, &found)?;
+        expect(mark, &found, &plan.object)?;
         let repaired = shape(host, mark, plan, &found)?;
         return Ok(Bridge { index: found.index, created: false, repaired });
     }
@@ -38,7 +39,7 @@ pub(super) fn ensure(host: &mut impl Exchange, mark: &Mark, plan: &BridgePlan) -
         Err(error) => {
             // The first failure is what has to be mended; what is left behind carries our mark.
             let _ = host.ask(delete(made.index));
-            Err(error)
+            Err(error.into())
         }
     }
 }
@@ -47,9 +48,10 @@ pub(super) fn ensure(host: &mut impl Exchange, mark: &Mark, plan: &BridgePlan) -
 fn shape(host: &mut impl Exchange, mark: &Mark, plan: &BridgePlan, link: &LinkInfo) -> Result<bool, HostError> {
     let alias = mark.alias(&plan.object)?;
     let held = address::read_all(&host.ask(address::list(link.index))?, link.index);
+    prepare_v6(&link.name, plan.has_v6())?;
     let mut requests = Vec::new();
     if link.alias.as_deref() != Some(&alias) {
-        let link_local = Some(plan.has_v6());
+        let link_local = (link.mtu >= MTU_MIN_V6 && has_v6()).then_some(plan.has_v6());
         requests.push(change(link.index, &LinkChange { alias: Some(&alias), link_local, ..LinkChange::default() })?);
     }
     if link.bridge.is_some_and(|bridge| bridge != BridgeInfo::default()) {
@@ -65,7 +67,6 @@ fn shape(host: &mut impl Exchange, mark: &Mark, plan: &BridgePlan, link: &LinkIn
     if mtu.is_some() || up.is_some() {
         requests.push(change(link.index, &LinkChange { mtu, up, ..LinkChange::default() })?);
     }
-    distrust_routers(&plan.name)?;
     let repaired = !requests.is_empty();
     carry_out(requests, |requests| host.exchange(requests))?;
     Ok(repaired)
@@ -79,10 +80,10 @@ pub(super) fn ports(host: &mut impl Exchange, name: &str) -> Result<Vec<LinkInfo
     ports_of(host, bridge.index)
 }
 
-/// Deletes the bridge called `name`, and tells whether it was there.
-pub(super) fn remove(host: &mut impl Exchange, mark: &Mark, name: &str) -> Result<bool, AttachError> {
+/// Deletes the bridge called `name` for `object`, and tells whether it was there.
+pub(super) fn remove(host: &mut impl Exchange, mark: &Mark, name: &str, object: &str) -> Result<bool, AttachError> {
     let Some(bridge) = link_or_none(host.ask(find(name)?))? else { return Ok(false) };
-    expect_bridge(mark, &bridge)?;
+    expect(mark, &bridge, object)?;
     let ports = ports_of(host, bridge.index)?;
     if !ports.is_empty() {
         let ports = ports.into_iter().map(|port| port.name).collect();
@@ -90,6 +91,17 @@ pub(super) fn remove(host: &mut impl Exchange, mark: &Mark, name: &str) -> Resul
     }
     all(vec![host.ask(delete(bridge.index))], &HostError::is_not_found)?;
     Ok(true)
+}
+
+/// Refuses a link that is not our bridge for `object`. One left half made is for whoever comes first.
+fn expect(mark: &Mark, link: &LinkInfo, object: &str) -> Result<(), AttachError> {
+    expect_bridge(mark, link)?;
+    match mark.ownership(link) {
+        Ownership::Ours(other) if other != object => {
+            Err(AttachError::OtherBridge { name: link.name.clone(), object: other.into() })
+        }
+        _ => Ok(()),
+    }
 }
 
 fn ports_of(host: &mut impl Exchange, index: u32) -> Result<Vec<LinkInfo>, HostError> {

@@ -30,6 +30,17 @@ pub enum AttachError {
         /// Whose it is.
         owner: String,
     },
+    /// The bridge of that name is another one of ours.
+    #[error(
+        "{name} is our bridge for {object} already: two names that had to be shortened meet; rename the service, or \
+         remove {object} first"
+    )]
+    OtherBridge {
+        /// Its name.
+        name: String,
+        /// What it is for.
+        object: String,
+    },
     /// The bridge still has ports.
     #[error("bridge {name} still has the ports {}: detach them first", ports.join(", "))]
     BridgeInUse {

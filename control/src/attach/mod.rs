@@ -108,7 +108,8 @@ impl Attacher {
         &self.mark
     }
 
-    /// Attaches the container whose namespace is `netns`, or verifies and repairs what stands of the plan already.
+    /// Attaches the container whose namespace is `netns`, or verifies and repairs what stands of the plan already. Links
+    /// of the same owner that the plan does not have stay; they are detached by name.
     ///
     /// # Errors
     /// [`AttachError`]; nothing that was not there before is left then, unless it is [`AttachError::Left`].
@@ -133,7 +134,7 @@ impl Attacher {
         removal::detach(&self.netlink, &self.removals, &self.mark, owner, host_names).await
     }
 
-    /// Removes the rules of a container that lives on without its links.
+    /// Removes what a container that lives on keeps of links that are gone: the rules for addresses it has no more.
     ///
     /// # Errors
     /// [`HostError`] where the container cannot be entered or refuses.
@@ -145,19 +146,21 @@ impl Attacher {
     /// Brings about a bridge.
     ///
     /// # Errors
-    /// [`HostError::Foreign`] where there is a link of its name that is not ours, or no bridge.
-    pub async fn ensure_bridge(&self, plan: &BridgePlan) -> Result<Bridge, HostError> {
+    /// [`HostError::Foreign`] where there is a link of its name that is not ours, or no bridge;
+    /// [`AttachError::OtherBridge`] where it is ours for something else.
+    pub async fn ensure_bridge(&self, plan: &BridgePlan) -> Result<Bridge, AttachError> {
         let (mark, plan) = (self.mark.clone(), plan.clone());
         self.netlink.run("set up a bridge", move |helper| bridge::ensure(helper.socket(), &mark, &plan)).await?
     }
 
-    /// Removes a bridge, and tells whether it was there.
+    /// Removes the bridge called `name` for `object`, and tells whether it was there.
     ///
     /// # Errors
-    /// [`AttachError::BridgeInUse`] where it has ports, [`HostError::Foreign`] where it is not ours.
-    pub async fn remove_bridge(&self, name: &str) -> Result<bool, AttachError> {
-        let (mark, name) = (self.mark.clone(), name.to_owned());
-        self.netlink.run("remove a bridge", move |helper| bridge::remove(helper.socket(), &mark, &name)).await?
+    /// [`AttachError::BridgeInUse`] where it has ports, and as [`Attacher::ensure_bridge`].
+    pub async fn remove_bridge(&self, name: &str, object: &str) -> Result<bool, AttachError> {
+        let (mark, name, object) = (self.mark.clone(), name.to_owned(), object.to_owned());
+        let remove = move |helper: &mut Helper| bridge::remove(helper.socket(), &mark, &name, &object);
+        self.netlink.run("remove a bridge", remove).await?
     }
 
     /// The ports of a bridge, whosever they are.
@@ -169,7 +172,8 @@ impl Attacher {
         self.netlink.run("list ports", move |helper| bridge::ports(helper.socket(), &name)).await?
     }
 
-    /// Removes every link and bridge with our mark that `wanted` does not want. It is asked after the links were listed.
+    /// Removes every link and bridge with our mark that `wanted` does not want. It is asked after the links were listed. A
+    /// link that is being made at the moment has a name and nothing else to know it by.
     ///
     /// # Errors
     /// [`HostError`] of the first that could not be removed; the others are.

@@ -3,6 +3,7 @@
 //! [`super::wiring`] makes plans for the topologies of this project; whoever needs another one fills in the fields.
 
 use super::AttachError;
+use super::site::has_v6;
 use crate::host::{HostError, Mac, Mark, PortFlags, RouteInfo, RuleInfo, TABLE_MAIN, check_name};
 use ipnet::IpNet;
 use std::collections::HashSet;
@@ -130,6 +131,11 @@ impl LinkPlan {
         self.addresses.iter().any(|address| address.addr().is_ipv6())
     }
 
+    /// Whether the kernel can be told anything about IPv6 on it.
+    pub(super) fn has_room_for_v6(&self) -> bool {
+        self.mtu >= MTU_MIN_V6 && has_v6()
+    }
+
     fn check(&self) -> Result<(), String> {
         let names = [Some(&*self.host_name), Some(&*self.name), self.host.bridge()];
         for name in names.into_iter().flatten() {
@@ -193,7 +199,8 @@ pub(super) fn owner_of(object: &str) -> &str {
 pub struct BridgePlan {
     /// Its name.
     pub name: String,
-    /// What it is for, for its mark: `service/web`, say. It must not be what a link of an attachment is for.
+    /// What it is for, for its mark: `service:web`, say. It must not be what a link of an attachment is for, and must stay
+    /// the same, because only the bridge that is for it is taken up again.
     pub object: String,
     /// MTU in bytes.
     pub mtu: u32,

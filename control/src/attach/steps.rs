@@ -205,7 +205,7 @@ fn pair(link: &LinkPlan, found: Outcome) -> Result<Pair, HostError> {
 
 fn inside(site: &mut impl Site, mark: &Mark, owner: &str, made: &[(&LinkPlan, Pair)]) -> Result<(), HostError> {
     for (link, _) in made {
-        site.distrust_routers_inside(&link.name)?;
+        site.prepare_v6_inside(&link.name, link.has_v6())?;
     }
     let up = LinkChange { up: Some(true), ..LinkChange::default() };
     // It stays up whatever comes: every container wants it so.
@@ -226,7 +226,7 @@ fn inside(site: &mut impl Site, mark: &Mark, owner: &str, made: &[(&LinkPlan, Pa
 pub(super) fn inside_settings<'a>(link: &LinkPlan, alias: &'a str) -> LinkChange<'a> {
     LinkChange {
         alias: Some(alias),
-        link_local: Some(link.has_v6()),
+        link_local: link.has_room_for_v6().then_some(link.has_v6()),
         // With two links a question may come in by one whose answer would leave by the other.
         loose_reverse_path: Some(true),
         ..LinkChange::default()
@@ -259,7 +259,7 @@ fn open(
         requests.push(change(pair.host_index, &host_settings(link, &alias))?);
         requests.push(change(pair.host_index, &up)?);
         if let HostEnd::Routed { routes } = &link.host {
-            site.distrust_routers(&link.host_name)?;
+            site.prepare_v6(&link.host_name, link.has_v6())?;
             requests.extend(routes.iter().map(|plan| route::add(&plan.on(pair.host_index))));
             requests.extend(host_neighbours(link, pair).map(|known| neighbour::replace(&known)));
         }
@@ -287,7 +287,8 @@ pub(super) fn host_settings<'a>(link: &LinkPlan, alias: &'a str) -> LinkChange<'
         HostEnd::Routed { .. } => None,
     };
     // The host needs no address of its own there: a port has none, and the container knows its next hop.
-    LinkChange { alias: Some(alias), port, link_local: Some(false), ..LinkChange::default() }
+    let link_local = link.has_room_for_v6().then_some(false);
+    LinkChange { alias: Some(alias), port, link_local, ..LinkChange::default() }
 }
 
 fn undo(site: &mut impl Site, mark: &Mark, made: &Made<'_>) -> Result<(), HostError> {

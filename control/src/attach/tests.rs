@@ -59,12 +59,12 @@ impl Site for Refusing<'_> {
         self.each(requests, |kernel, requests| kernel.inside(requests))
     }
 
-    fn distrust_routers(&mut self, link: &str) -> Result<(), HostError> {
-        if self.refuses() { Err(refusal(link)) } else { self.kernel.distrust_routers(link) }
+    fn prepare_v6(&mut self, link: &str, carries: bool) -> Result<(), HostError> {
+        if self.refuses() { Err(refusal(link)) } else { self.kernel.prepare_v6(link, carries) }
     }
 
-    fn distrust_routers_inside(&mut self, link: &str) -> Result<(), HostError> {
-        if self.refuses() { Err(refusal(link)) } else { self.kernel.distrust_routers_inside(link) }
+    fn prepare_v6_inside(&mut self, link: &str, carries: bool) -> Result<(), HostError> {
+        if self.refuses() { Err(refusal(link)) } else { self.kernel.prepare_v6_inside(link, carries) }
     }
 
     fn netns(&self) -> &Netns {

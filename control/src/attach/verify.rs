@@ -73,18 +73,23 @@ pub(super) fn verify(
     let mut repair = Repair::default();
     let outside = link(site, Side::Host, pair.host_index)?;
     let within = link(site, Side::Container, pair.index)?;
-    repair.compare_host_end(plan, &outside, bridge, &alias)?;
+    // Whether a link has IPv6 depends on its size, and where that is set on its name.
+    repair.compare_names_and_sizes(plan, &outside, &within)?;
+    repair.carry_out(site)?;
+    site.prepare_v6_inside(&plan.name, plan.has_v6())?;
     repair.compare_inner_end(plan, &within, &alias)?;
     let held = dump(site, Side::Container, address::list(pair.index))?;
     repair.compare_addresses(plan, pair.index, &address::read_all(&held, pair.index));
+    if let HostEnd::Routed { .. } = &plan.host {
+        site.prepare_v6(&plan.host_name, plan.has_v6())?;
+    }
+    repair.compare_host_end(plan, &outside, bridge, &alias)?;
     repair.carry_out(site)?;
-    // Addresses and links that change take routes with them, so those come second.
-    site.distrust_routers_inside(&plan.name)?;
+    // Addresses and links that change take routes with them, so those come last.
     repair.compare_routes(site, Side::Container, &plan.routes, pair.index)?;
     repair.compare_rules(site, plan)?;
     repair.compare_neighbours(site, Side::Container, neighbours(plan, &pair), pair.index)?;
     if let HostEnd::Routed { routes } = &plan.host {
-        site.distrust_routers(&plan.host_name)?;
         repair.compare_routes(site, Side::Host, routes, pair.host_index)?;
         repair.compare_neighbours(site, Side::Host, host_neighbours(plan, &pair), pair.host_index)?;
     }
@@ -93,6 +98,30 @@ pub(super) fn verify(
 }
 
 impl Repair {
+    fn compare_names_and_sizes(
+        &mut self,
+        plan: &LinkPlan,
+        outside: &LinkInfo,
+        within: &LinkInfo,
+    ) -> Result<(), HostError> {
+        if within.name != plan.name {
+            // Before Linux 6.2 a link that is up keeps its name.
+            self.inside.push(change(within.index, &LinkChange { up: Some(false), ..LinkChange::default() })?);
+            self.inside.push(change(within.index, &LinkChange { name: Some(&plan.name), ..LinkChange::default() })?);
+            self.differences.push(Difference::Name(within.name.clone()));
+        }
+        let mtu = LinkChange { mtu: Some(plan.mtu), ..LinkChange::default() };
+        if outside.mtu != plan.mtu {
+            self.host.push(change(outside.index, &mtu)?);
+            self.differences.push(Difference::Mtu(Side::Host, outside.mtu));
+        }
+        if within.mtu != plan.mtu {
+            self.inside.push(change(within.index, &mtu)?);
+            self.differences.push(Difference::Mtu(Side::Container, within.mtu));
+        }
+        Ok(())
+    }
+
     fn compare_host_end(
         &mut self,
         plan: &LinkPlan,
@@ -118,41 +147,26 @@ impl Repair {
         if moved || flags || link.alias.as_deref() != Some(alias) {
             self.host.push(change(index, &settings)?);
         }
-        if let Some(change) = self.compare_size_and_state(plan, link, Side::Host)? {
-            self.host.push(change);
+        if !link.up {
+            self.differences.push(Difference::Down(Side::Host));
+            self.host.push(change(index, &up())?);
         }
         Ok(())
     }
 
     fn compare_inner_end(&mut self, plan: &LinkPlan, link: &LinkInfo, alias: &str) -> Result<(), HostError> {
-        if link.name != plan.name {
-            self.inside.push(change(link.index, &LinkChange { name: Some(&plan.name), ..LinkChange::default() })?);
-            self.differences.push(Difference::Name(link.name.clone()));
-        }
         if link.alias.as_deref() != Some(alias) {
             self.inside.push(change(link.index, &inside_settings(plan, alias))?);
             self.differences.push(Difference::Mark(Side::Container));
         }
-        if let Some(change) = self.compare_size_and_state(plan, link, Side::Container)? {
-            self.inside.push(change);
+        if !link.up {
+            self.differences.push(Difference::Down(Side::Container));
+        }
+        // It was set down to be renamed.
+        if !link.up || link.name != plan.name {
+            self.inside.push(change(link.index, &up())?);
         }
         Ok(())
-    }
-
-    fn compare_size_and_state(
-        &mut self,
-        plan: &LinkPlan,
-        link: &LinkInfo,
-        side: Side,
-    ) -> Result<Option<Request>, HostError> {
-        let mtu = (link.mtu != plan.mtu).then_some(plan.mtu);
-        let up = (!link.up).then_some(true);
-        self.differences.extend(mtu.map(|_| Difference::Mtu(side, link.mtu)));
-        self.differences.extend(up.map(|_| Difference::Down(side)));
-        if mtu.is_none() && up.is_none() {
-            return Ok(None);
-        }
-        change(link.index, &LinkChange { mtu, up, ..LinkChange::default() }).map(Some)
     }
 
     fn compare_addresses(&mut self, plan: &LinkPlan, index: u32, held: &[address::AddressInfo]) {
@@ -233,6 +247,10 @@ impl Repair {
         carry_out(std::mem::take(&mut self.inside), |requests| site.inside(requests))?;
         carry_out(std::mem::take(&mut self.host), |requests| site.host(requests))
     }
+}
+
+fn up() -> LinkChange<'static> {
+    LinkChange { up: Some(true), ..LinkChange::default() }
 }
 
 /// What is wanted and not held, and what is held and not wanted.

@@ -102,8 +102,8 @@ fn a_bridge_has_to_be_there_and_ours() {
             assert!(matches!(&error, AttachError::Host(HostError::Foreign { .. })), "{error}");
             let before = traces(&host.netns);
             let error = host.attacher.ensure_bridge(&bridge_plan("br0", 1400, &["10.200.5.1/26"])).await.unwrap_err();
-            assert!(matches!(&error, HostError::Foreign { .. }), "{error}");
-            assert!(host.attacher.remove_bridge("br0").await.is_err());
+            assert!(matches!(&error, AttachError::Host(HostError::Foreign { .. })), "{error}");
+            assert!(host.attacher.remove_bridge("br0", "service:br0").await.is_err());
             assert_eq!(traces(&host.netns), before);
             netlink.delete_link(index).await.unwrap();
         }

@@ -249,12 +249,12 @@ fn a_sweep_takes_what_is_ours_and_unwanted_and_nothing_that_looks_like_it() {
         assert_eq!(host.links(), before);
         assert_eq!((links(orphan.netns()), links(wanted.netns())), (vec![], vec!["eth0".into(), "eth1".into()]));
 
-        let error = host.attacher.remove_bridge("zl-busy-b").await.unwrap_err();
+        let error = host.attacher.remove_bridge("zl-busy-b", "service:zl-busy-b").await.unwrap_err();
         assert!(matches!(&error, AttachError::BridgeInUse { ports, .. } if *ports == ["guest0"]), "{error}");
-        assert!(host.attacher.remove_bridge("zl-x-b").await.is_err());
-        assert!(!host.attacher.remove_bridge("zl-idle-b").await.unwrap());
+        assert!(host.attacher.remove_bridge("zl-x-b", "service:zl-x-b").await.is_err());
+        assert!(!host.attacher.remove_bridge("zl-idle-b", "service:zl-idle-b").await.unwrap());
         netlink.delete_link(port).await.unwrap();
-        assert!(host.attacher.remove_bridge("zl-busy-b").await.unwrap());
+        assert!(host.attacher.remove_bridge("zl-busy-b", "service:zl-busy-b").await.unwrap());
     });
 }
 

@@ -258,7 +258,7 @@ fn two_instances_on_one_host_do_not_touch_each_other() {
         let sweep = async |attacher: &Attacher| attacher.sweep(|_| false).await.unwrap();
         let detached = second.attacher.detach(&owner(&containers[0]), &theirs[..1]).await.unwrap();
         assert_eq!((detached.removed.len(), detached.others), (0, vec![theirs[0].clone()]));
-        assert!(second.attacher.remove_bridge("br-a").await.is_err());
+        assert!(second.attacher.remove_bridge("br-a", "service:br-a").await.is_err());
         assert!(
             second.attacher.ensure_bridge(&crate::world::bridge_plan("br-a", 1420, &["10.1.0.1/24"])).await.is_err()
         );
