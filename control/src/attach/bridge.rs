@@ -2,10 +2,10 @@
 //! services can come to share one.
 
 use super::AttachError;
-use super::plan::{BridgePlan, MTU_MIN_V6};
-use super::site::{has_v6, prepare_v6};
+use super::plan::{BridgePlan, has_room_for_v6};
 use super::steps::{all, expect_bridge, link_or_none};
 use super::verify::carry_out;
+use crate::host::ipv6::LinksV6;
 use crate::host::link::{NewBridge, change, create_bridge, delete, find, list};
 use crate::host::socket::Exchange;
 use crate::host::{BridgeInfo, HostError, LinkChange, LinkInfo, Mark, Ownership, address};
@@ -47,11 +47,16 @@ pub(super) fn ensure(host: &mut impl Exchange, mark: &Mark, plan: &BridgePlan) -
 /// Makes `link` the bridge of `plan`, and tells whether there was anything to do.
 fn shape(host: &mut impl Exchange, mark: &Mark, plan: &BridgePlan, link: &LinkInfo) -> Result<bool, HostError> {
     let alias = mark.alias(&plan.object)?;
+    // Below a certain size a link has no IPv6, and no addresses of it.
+    if link.mtu != plan.mtu {
+        let mtu = change(link.index, &LinkChange { mtu: Some(plan.mtu), ..LinkChange::default() })?;
+        host.ask(mtu)?;
+    }
+    LinksV6::open()?.prepare(&link.name, plan.has_v6())?;
     let held = address::read_all(&host.ask(address::list(link.index))?, link.index);
-    prepare_v6(&link.name, plan.has_v6())?;
     let mut requests = Vec::new();
     if link.alias.as_deref() != Some(&alias) {
-        let link_local = (link.mtu >= MTU_MIN_V6 && has_v6()).then_some(plan.has_v6());
+        let link_local = has_room_for_v6(plan.mtu).then_some(plan.has_v6());
         requests.push(change(link.index, &LinkChange { alias: Some(&alias), link_local, ..LinkChange::default() })?);
     }
     if link.bridge.is_some_and(|bridge| bridge != BridgeInfo::default()) {
@@ -62,12 +67,10 @@ fn shape(host: &mut impl Exchange, mark: &Mark, plan: &BridgePlan, link: &LinkIn
     requests.extend(extra.map(|info| address::remove(link.index, info.address)));
     let missing = plan.addresses.iter().filter(|planned| held.iter().all(|info| info.address != **planned));
     requests.extend(missing.map(|planned| address::add(link.index, *planned, true)));
-    let mtu = (link.mtu != plan.mtu).then_some(plan.mtu);
-    let up = (!link.up).then_some(true);
-    if mtu.is_some() || up.is_some() {
-        requests.push(change(link.index, &LinkChange { mtu, up, ..LinkChange::default() })?);
+    if !link.up {
+        requests.push(change(link.index, &LinkChange { up: Some(true), ..LinkChange::default() })?);
     }
-    let repaired = !requests.is_empty();
+    let repaired = link.mtu != plan.mtu || !requests.is_empty();
     carry_out(requests, |requests| host.exchange(requests))?;
     Ok(repaired)
 }

@@ -6,9 +6,9 @@ use crate::host::HostError;
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
     /// The plan cannot be carried out by anybody.
-    #[error("the attachment of {owner} is ill-planned: {reason}")]
+    #[error("{owner} is ill-planned: {reason}")]
     Plan {
-        /// Whose it is.
+        /// Whose it is, or what for.
         owner: String,
         /// What is wrong with it.
         reason: String,

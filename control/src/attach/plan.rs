@@ -3,7 +3,7 @@
 //! [`super::wiring`] makes plans for the topologies of this project; whoever needs another one fills in the fields.
 
 use super::AttachError;
-use super::site::has_v6;
+use crate::host::ipv6::has_v6;
 use crate::host::{HostError, Mac, Mark, PortFlags, RouteInfo, RuleInfo, TABLE_MAIN, check_name};
 use ipnet::IpNet;
 use std::collections::HashSet;
@@ -131,11 +131,6 @@ impl LinkPlan {
         self.addresses.iter().any(|address| address.addr().is_ipv6())
     }
 
-    /// Whether the kernel can be told anything about IPv6 on it.
-    pub(super) fn has_room_for_v6(&self) -> bool {
-        self.mtu >= MTU_MIN_V6 && has_v6()
-    }
-
     fn check(&self) -> Result<(), String> {
         let names = [Some(&*self.host_name), Some(&*self.name), self.host.bridge()];
         for name in names.into_iter().flatten() {
@@ -153,15 +148,7 @@ impl LinkPlan {
         if self.addresses.is_empty() {
             return Err(format!("{name} has no address"));
         }
-        let mtu_min = if self.has_v6() { MTU_MIN_V6 } else { MTU_MIN_V4 };
-        if !(mtu_min..=MTU_MAX).contains(&self.mtu) {
-            return Err(format!("{name} has MTU {}, which is not between {mtu_min} and {MTU_MAX}", self.mtu));
-        }
-        // The first bit of a link-layer address is that of groups.
-        if self.mac[0] & 1 != 0 || self.mac == Mac::default() {
-            return Err(format!("{name} has the link-layer address {:02x?}, which is none of a single link", self.mac));
-        }
-        Ok(())
+        check_link(name, self.mtu, self.has_v6(), self.mac)
     }
 }
 
@@ -189,6 +176,23 @@ impl Plan {
     }
 }
 
+fn check_link(name: &str, mtu: u32, has_v6: bool, mac: Mac) -> Result<(), String> {
+    let mtu_min = if has_v6 { MTU_MIN_V6 } else { MTU_MIN_V4 };
+    if !(mtu_min..=MTU_MAX).contains(&mtu) {
+        return Err(format!("{name} has MTU {mtu}, which is not between {mtu_min} and {MTU_MAX}"));
+    }
+    // The first bit of a link-layer address is that of groups.
+    if mac[0] & 1 != 0 || mac == Mac::default() {
+        return Err(format!("{name} has the link-layer address {mac:02x?}, which is none of a single link"));
+    }
+    Ok(())
+}
+
+/// Whether the kernel can be told anything about IPv6 on a link of this size: whether it has any, and makes room for it.
+pub(super) fn has_room_for_v6(mtu: u32) -> bool {
+    mtu >= MTU_MIN_V6 && has_v6()
+}
+
 /// The owner that the mark of a link names.
 pub(super) fn owner_of(object: &str) -> &str {
     object.rsplit_once('/').map_or(object, |(owner, _)| owner)
@@ -211,9 +215,12 @@ pub struct BridgePlan {
 }
 
 impl BridgePlan {
-    pub(super) fn check(&self, mark: &Mark) -> Result<(), HostError> {
-        check_name(&self.name)?;
-        mark.alias(&self.object).map(drop)
+    pub(super) fn check(&self, mark: &Mark) -> Result<(), AttachError> {
+        let words = |error: HostError| error.to_string();
+        let checked = check_name(&self.name).map_err(words);
+        let checked = checked.and_then(|()| mark.alias(&self.object).map(drop).map_err(words));
+        let checked = checked.and_then(|()| check_link(&self.name, self.mtu, self.has_v6(), self.mac));
+        checked.map_err(|reason| AttachError::Plan { owner: self.object.clone(), reason })
     }
 
     pub(super) fn has_v6(&self) -> bool {

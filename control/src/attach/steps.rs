@@ -14,7 +14,7 @@
 //!
 //! Two calls for one container must not run at once; they would not harm each other, but one of them would fail.
 
-use super::plan::{HostEnd, LinkPlan, Plan, owner_of};
+use super::plan::{HostEnd, LinkPlan, Plan, has_room_for_v6, owner_of};
 use super::site::Site;
 use super::verify::verify;
 use super::{AttachError, Attached, AttachedLink};
@@ -204,9 +204,8 @@ fn pair(link: &LinkPlan, found: Outcome) -> Result<Pair, HostError> {
 }
 
 fn inside(site: &mut impl Site, mark: &Mark, owner: &str, made: &[(&LinkPlan, Pair)]) -> Result<(), HostError> {
-    for (link, _) in made {
-        site.prepare_v6_inside(&link.name, link.has_v6())?;
-    }
+    let links: Vec<_> = made.iter().map(|(link, _)| (&*link.name, link.has_v6())).collect();
+    site.prepare_v6_inside(&links)?;
     let up = LinkChange { up: Some(true), ..LinkChange::default() };
     // It stays up whatever comes: every container wants it so.
     let mut requests = vec![change(LOOPBACK, &up)?];
@@ -226,7 +225,7 @@ fn inside(site: &mut impl Site, mark: &Mark, owner: &str, made: &[(&LinkPlan, Pa
 pub(super) fn inside_settings<'a>(link: &LinkPlan, alias: &'a str) -> LinkChange<'a> {
     LinkChange {
         alias: Some(alias),
-        link_local: link.has_room_for_v6().then_some(link.has_v6()),
+        link_local: has_room_for_v6(link.mtu).then_some(link.has_v6()),
         // With two links a question may come in by one whose answer would leave by the other.
         loose_reverse_path: Some(true),
         ..LinkChange::default()
@@ -287,7 +286,7 @@ pub(super) fn host_settings<'a>(link: &LinkPlan, alias: &'a str) -> LinkChange<'
         HostEnd::Routed { .. } => None,
     };
     // The host needs no address of its own there: a port has none, and the container knows its next hop.
-    let link_local = link.has_room_for_v6().then_some(false);
+    let link_local = has_room_for_v6(link.mtu).then_some(false);
     LinkChange { alias: Some(alias), port, link_local, ..LinkChange::default() }
 }
 

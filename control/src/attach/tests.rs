@@ -2,9 +2,10 @@
 
 use super::site::{Kernel, Site};
 use super::wiring::{GlobalLink, ServiceLink, container, mac};
-use super::{AttachError, Attached, Attacher, BridgePlan, Difference, Plan, Side, steps};
+use super::{AttachError, Attached, Attacher, Bridge, BridgePlan, Difference, Plan, Side, bridge, steps};
 use crate::host::request::{Outcome, Request};
-use crate::host::{HostError, LinkChange, Mark, Netlink, Netns, PortFlags, RouteInfo};
+use crate::host::socket::{Exchange, Socket};
+use crate::host::{Helper, HostError, LinkChange, Mark, Netlink, Netns, PortFlags, RouteInfo};
 use crate::lab::rights_or_skip;
 use ipnet::IpNet;
 use std::io;
@@ -63,8 +64,11 @@ impl Site for Refusing<'_> {
         if self.refuses() { Err(refusal(link)) } else { self.kernel.prepare_v6(link, carries) }
     }
 
-    fn prepare_v6_inside(&mut self, link: &str, carries: bool) -> Result<(), HostError> {
-        if self.refuses() { Err(refusal(link)) } else { self.kernel.prepare_v6_inside(link, carries) }
+    fn prepare_v6_inside(&mut self, links: &[(&str, bool)]) -> Result<(), HostError> {
+        // The first is done, the last not.
+        let (last, others) = links.split_last().unwrap();
+        self.kernel.prepare_v6_inside(others)?;
+        if self.refuses() { Err(refusal(last.0)) } else { self.kernel.prepare_v6_inside(&[*last]) }
     }
 
     fn netns(&self) -> &Netns {
@@ -303,6 +307,75 @@ async fn what_a_repair_found_is_told() {
             Difference::RouteMissing(Side::Host, net("10.200.1.2/32"))
         ]
     );
+    assert_eq!(world.traces(), whole);
+}
+
+/// Refuses requests of a bridge by their number.
+struct RefusingHost<'a>(&'a mut Socket, usize, usize);
+
+impl Exchange for RefusingHost<'_> {
+    fn exchange(&mut self, requests: &[Request]) -> Vec<Outcome> {
+        let mut each = |request: &Request| {
+            self.2 += 1;
+            if self.2 == self.1 {
+                return Err(refusal(request.what()));
+            }
+            self.0.exchange(std::slice::from_ref(request)).pop().unwrap()
+        };
+        requests.iter().map(&mut each).collect()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bridge_is_made_whole_or_not_at_all() {
+    if !rights_or_skip() {
+        return;
+    }
+    let world = World::new().await;
+    let before = world.traces();
+    let addresses = vec![net("10.200.65.1/26"), net("fd00:65::1/120")];
+    let plan = BridgePlan {
+        name: "br1".into(),
+        object: "service:db".into(),
+        mtu: 1300,
+        mac: mac(addresses.iter().map(IpNet::addr)),
+        addresses,
+    };
+    let ensure = async |number: usize| {
+        let (mark, plan) = (world.attacher.mark().clone(), plan.clone());
+        let ensure = move |helper: &mut Helper| {
+            let mut host = RefusingHost(helper.socket(), number, 0);
+            (bridge::ensure(&mut host, &mark, &plan), host.2)
+        };
+        world.attacher.netlink().run("set up a bridge", ensure).await.unwrap()
+    };
+    let mut number = 1;
+    loop {
+        let (bridge, count) = ensure(number).await;
+        if count < number {
+            assert!(bridge.unwrap().created);
+            break;
+        }
+        bridge.unwrap_err();
+        let after = world.traces();
+        // Where it was made and did not show, it is marked as ours, and taken up or swept.
+        if after != before {
+            assert_eq!(world.attacher.sweep(|found| found.name == BRIDGE).await.unwrap().removed, ["br1"]);
+        }
+        assert_eq!(world.traces(), before, "request {number}");
+        number += 1;
+    }
+    assert!(number > 6, "{number}");
+    let whole = world.traces();
+    let (again, _) = ensure(0).await;
+    assert!(!again.unwrap().repaired);
+    // Half made by one that died.
+    let netlink = world.attacher.netlink();
+    let index = netlink.link("br1").await.unwrap().index;
+    let change = LinkChange { alias: Some(""), mtu: Some(1200), up: Some(false), ..LinkChange::default() };
+    netlink.change_link(index, &change).await.unwrap();
+    let (again, _) = ensure(0).await;
+    assert!(matches!(again, Ok(Bridge { created: false, repaired: true, .. })), "{again:?}");
     assert_eq!(world.traces(), whole);
 }
 

@@ -76,7 +76,7 @@ pub(super) fn verify(
     // Whether a link has IPv6 depends on its size, and where that is set on its name.
     repair.compare_names_and_sizes(plan, &outside, &within)?;
     repair.carry_out(site)?;
-    site.prepare_v6_inside(&plan.name, plan.has_v6())?;
+    site.prepare_v6_inside(&[(&plan.name, plan.has_v6())])?;
     repair.compare_inner_end(plan, &within, &alias)?;
     let held = dump(site, Side::Container, address::list(pair.index))?;
     repair.compare_addresses(plan, pair.index, &address::read_all(&held, pair.index));

@@ -14,6 +14,7 @@
 pub(crate) mod address;
 mod endings;
 mod error;
+pub(crate) mod ipv6;
 pub(crate) mod link;
 mod listener;
 mod mark;

@@ -13,6 +13,7 @@
 //!
 //! A job runs to its end whether or not its caller still waits.
 
+use super::ipv6::LinksV6;
 use super::request::{Reply, Request};
 use super::socket::{Exchange, Socket};
 use super::{HostError, Netns};
@@ -57,6 +58,7 @@ type Job = Box<dyn FnOnce(&mut Helper) + Send>;
 pub(crate) struct Helper {
     socket: Socket,
     home: Option<Netns>,
+    links_v6: Option<LinksV6>,
     /// It could not come back from another namespace.
     astray: bool,
 }
@@ -146,6 +148,17 @@ impl Helper {
         }
     }
 
+    /// The IPv6 settings of the links in the namespace of the handle.
+    ///
+    /// # Errors
+    /// [`HostError::Denied`] where they may not be looked at.
+    pub(crate) fn links_v6(&mut self) -> Result<&LinksV6, HostError> {
+        match &mut self.links_v6 {
+            Some(links) => Ok(links),
+            none => Ok(none.insert(LinksV6::open()?)),
+        }
+    }
+
     /// Does `work` in `netns`, and comes back.
     ///
     /// # Errors
@@ -172,7 +185,7 @@ impl Pool {
     fn start_helper(self: &Arc<Self>, socket: Socket) -> Result<(), HostError> {
         let pool = self.clone();
         let thread = thread::Builder::new().name("netlink".into());
-        let started = thread.spawn(move || pool.help(Helper { socket, home: None, astray: false }));
+        let started = thread.spawn(move || pool.help(Helper { socket, home: None, links_v6: None, astray: false }));
         started.map(drop).map_err(|error| {
             self.lock().helpers -= 1;
             HostError::io("start a thread", error)

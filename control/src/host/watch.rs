@@ -49,7 +49,7 @@ pub enum Event {
         /// What happened.
         change: Change,
     },
-    /// A route with our protocol number is gone. That it goes with its device is not told.
+    /// A route with our protocol number is gone. Of IPv4 routes that go with their device the kernel tells nothing.
     RouteGone(RouteInfo),
     /// So much happened that some of it is not known: look at everything again.
     Overrun,

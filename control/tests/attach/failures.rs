@@ -2,7 +2,7 @@
 
 use crate::world::{Host, block_on, bridge_plan, global, ip, links, member, net, owner, reaches, service, traces};
 use ginnel_control::attach::wiring::container;
-use ginnel_control::attach::{AttachError, Plan};
+use ginnel_control::attach::{AttachError, BridgePlan, Plan};
 use ginnel_control::host::{HostError, LinkChange, Netlink, Netns, Process, RouteInfo};
 use ginnel_control::lab::container::Container;
 use ginnel_control::lab::rights_or_skip;
@@ -111,6 +111,27 @@ fn a_bridge_has_to_be_there_and_ours() {
 }
 
 #[test]
+fn two_services_whose_names_meet_do_not_share_a_bridge() {
+    if !rights_or_skip() {
+        return;
+    }
+    block_on(async {
+        let (host, of, plan) = ready().await;
+        host.attach(&of, &plan).await;
+        let before = traces(&host.netns);
+        let other = BridgePlan { object: "service:other".into(), ..bridge_plan("br0", 1400, &["10.200.9.1/26"]) };
+        let refusals = [
+            host.attacher.ensure_bridge(&other).await.unwrap_err(),
+            host.attacher.remove_bridge("br0", &other.object).await.unwrap_err(),
+        ];
+        for error in refusals {
+            assert!(matches!(&error, AttachError::OtherBridge { object, .. } if object == "service:br0"), "{error}");
+        }
+        assert_eq!(traces(&host.netns), before);
+    });
+}
+
+#[test]
 fn a_bridge_that_goes_meanwhile_is_noticed() {
     if !rights_or_skip() {
         return;
@@ -215,6 +236,18 @@ fn what_cannot_be_is_refused_before_anything_is_made() {
             assert!(error.to_string().contains(reason), "{error}");
         }
         host.attach(&of, &good).await;
+        let good = bridge_plan("br1", 1420, &["10.200.6.1/26", "fd00:6::1/120"]);
+        for (plan, reason) in [
+            (BridgePlan { name: "a-bridge-too-far".into(), ..good.clone() }, "interface name"),
+            (BridgePlan { object: String::new(), ..good.clone() }, "cannot mark a link"),
+            (BridgePlan { mtu: 1279, ..good.clone() }, "MTU 1279"),
+            (BridgePlan { mac: [0xff; 6], ..good.clone() }, "link-layer address"),
+        ] {
+            let before = traces(&host.netns);
+            let error = host.attacher.ensure_bridge(&plan).await.unwrap_err();
+            assert!(matches!(&error, AttachError::Plan { .. }) && error.to_string().contains(reason), "{error}");
+            assert_eq!(traces(&host.netns), before);
+        }
     });
 }
 

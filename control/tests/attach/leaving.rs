@@ -3,7 +3,7 @@
 use crate::world::{Host, block_on, bridge_plan, global, ip, links, member, net, owner, reaches, service, traces};
 use ginnel_control::attach::wiring::container;
 use ginnel_control::attach::{AttachError, Attached, Plan};
-use ginnel_control::host::{Change, Endings, Event, LinkChange, Netlink, Netns, Process, Watch};
+use ginnel_control::host::{Change, Endings, Event, LinkChange, Netlink, Netns, Process, RuleInfo, Watch};
 use ginnel_control::lab::container::Container;
 use ginnel_control::lab::rights_or_skip;
 use std::collections::HashSet;
@@ -59,6 +59,67 @@ fn who_is_detached_is_gone_at_once_and_may_come_back_at_once() {
         for owner in [&*plan.owner, "nobody"] {
             assert_eq!(host.attacher.detach(owner, &names(&plan)).await.unwrap(), Default::default());
         }
+    });
+}
+
+#[test]
+fn what_was_left_in_a_container_is_no_obstacle_and_what_is_anothers_stays() {
+    if !rights_or_skip() {
+        return;
+    }
+    block_on(async {
+        let host = ready().await;
+        let of = Container::start().unwrap();
+        let plan = plan(&of, 0);
+        // Another instance has a link and a rule in the same container.
+        let second = Host::beside(&host.netns, "b");
+        second.bridge("br-b", 1420, &["10.9.0.1/24"]).await;
+        let mut theirs = member(&of, "br-b", &["10.9.0.2/24"], &[]);
+        theirs.links[0].host_name = "veth-b".into();
+        theirs.links[0].name = "eth2".into();
+        theirs.links[0].rules = vec![RuleInfo { source: ip("10.9.0.2"), table: 7, priority: 7 }];
+        second.attach(&of, &theirs).await;
+        let rules = || of.netns().configure(async |inside: &Netlink| inside.rules().await).unwrap();
+        let before = rules();
+        assert_eq!(before, theirs.links[0].rules);
+
+        let attached = host.attach(&of, &plan).await;
+        let whole = rules();
+        // A daemon that died in between: the link is ours and nobody's, the rules are there.
+        for link in &attached.links {
+            let change = LinkChange { alias: Some(""), ..LinkChange::default() };
+            host.attacher.netlink().change_link(link.host_index, &change).await.unwrap();
+        }
+        let attached = host.attach(&of, &plan).await;
+        assert!(attached.links.iter().all(|link| link.created), "{attached:#?}");
+        // Nor is it one where nobody removed them.
+        host.attacher.detach(&plan.owner, &names(&plan)).await.unwrap();
+        assert_eq!(rules(), whole);
+        host.attach(&of, &plan).await;
+        assert_eq!(rules(), whole);
+        // They stay while the addresses do.
+        host.attacher.forget_rules(of.netns()).await.unwrap();
+        assert_eq!(rules(), whole);
+        host.attacher.detach(&plan.owner, &names(&plan)).await.unwrap();
+        host.attacher.forget_rules(of.netns()).await.unwrap();
+        assert_eq!(rules(), before);
+    });
+}
+
+#[test]
+fn a_sweep_has_no_bound() {
+    if !rights_or_skip() {
+        return;
+    }
+    block_on(async {
+        let host = Host::new("a");
+        let (netlink, group) = (host.attacher.netlink(), host.attacher.mark().group());
+        for number in 0..600 {
+            let index = netlink.create_veth(&format!("veth-{number}-s"), &format!("p{number}"), None).await.unwrap();
+            netlink.change_link(index, &LinkChange { group: Some(group), ..LinkChange::default() }).await.unwrap();
+        }
+        assert_eq!(host.attacher.sweep(|_| false).await.unwrap().removed.len(), 600);
+        assert_eq!(host.links(), [""; 0]);
     });
 }
 

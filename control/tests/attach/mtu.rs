@@ -1,6 +1,6 @@
 //! Sizes: what the path to a peer leaves, set on every link of a network, and found out by those who were told too much.
 
-use crate::world::{Host, block_on, bridge_plan, ip, member, net, owner, reaches_both_ways, service};
+use crate::world::{Host, block_on, bridge_plan, global, ip, net, owner, reaches_both_ways, service};
 use ginnel_backends::device::{Device, DeviceOptions};
 use ginnel_control::attach::mtu::{Path, network};
 use ginnel_control::attach::wiring::container;
@@ -181,6 +181,15 @@ fn whoever_sends_too_much_is_told_and_sends_less() {
     if !rights_or_skip() {
         return;
     }
+    // What the path leaves was this when the network got its size, and then became less: a jumbo path that is one of 1500
+    // bytes, one of 1500 that is one of 1400, one of 1400 that is as small as IPv6 allows.
+    for (network, path) in [(8940, 1440), (1420, 1320), (1320, 1280)] {
+        told(network, path);
+    }
+}
+
+/// Containers of two hosts have links of size `network`; what is between the hosts takes `path`.
+fn told(network: u32, path: u32) {
     let hosts = [Host::new("a"), Host::new("a")];
     hosts.iter().for_each(Host::forward_strictly);
     let containers = [Container::start().unwrap(), Container::start().unwrap()];
@@ -190,8 +199,7 @@ fn whoever_sends_too_much_is_told_and_sends_less() {
         for (number, host) in hosts.iter().enumerate() {
             let netlink = host.attacher.netlink();
             let tunnel = netlink.link("tunnel").await.unwrap().index;
-            // The path got smaller than the network, which keeps its size.
-            let change = LinkChange { up: Some(true), mtu: Some(1300), ..LinkChange::default() };
+            let change = LinkChange { up: Some(true), mtu: Some(path), ..LinkChange::default() };
             netlink.change_link(tunnel, &change).await.unwrap();
             for (v4, suffix) in [(true, "/24"), (false, "/64")] {
                 let at = |node: usize| if v4 { format!("10.99.0.{}", node + 1) } else { format!("fd99::{}", node + 1) };
@@ -200,11 +208,12 @@ fn whoever_sends_too_much_is_told_and_sends_less() {
                 let route = RouteInfo { gateway: Some(ip(&at(1 - number))), ..RouteInfo::new(behind, tunnel) };
                 netlink.add_route(&route).await.unwrap();
             }
-            host.bridge("br0", 1420, &[&format!("10.200.{number}.1/26"), &format!("fd00:7:{number}::1/120")]).await;
-            let own = [format!("10.200.{number}.2/26"), format!("fd00:7:{number}::2/120")];
             let gateways = [format!("10.200.{number}.1"), format!("fd00:7:{number}::1")];
-            let plan = member(&containers[number], "br0", &[&own[0], &own[1]], &[&gateways[0], &gateways[1]]);
-            host.attach(&containers[number], &plan).await;
+            host.bridge("br0", network, &[&format!("{}/26", gateways[0]), &format!("{}/120", gateways[1])]).await;
+            let own = [format!("10.200.{number}.2/26"), format!("fd00:7:{number}::2/120")];
+            let gateways = [&*gateways[0], &*gateways[1]];
+            let service = service(&containers[number], "br0", network, &[&own[0], &own[1]], &gateways);
+            host.attach(&containers[number], &container(owner(&containers[number]), Some(&service), None)).await;
         }
     });
     for v6 in [false, true] {
@@ -212,18 +221,59 @@ fn whoever_sends_too_much_is_told_and_sends_less() {
         let (one, two) = (containers[0].end(at(0)), containers[1].end(at(1)));
         reaches_both_ways(&one, &two);
         let (near, far) = wire(&one, &two);
-        near.send(&payload(1400, v6)).unwrap();
         let start = Instant::now();
-        while !knows_path(&near, 1300) {
-            assert!(start.elapsed() < ARRIVES, "nobody told that {} bytes are too much", 1400);
-            // The answer that says so may have been lost, or been one too many for the rate the kernel allows.
-            let _: io::Result<usize> = near.send(&payload(1400, v6));
+        loop {
+            // The answer that says so may be lost, or one too many for the rate the kernel allows.
+            let _: io::Result<usize> = near.send(&payload(network, v6));
+            if knows_path(&near, path) {
+                break;
+            }
+            assert!(start.elapsed() < ARRIVES, "nobody told that {network} bytes are too much for {path}");
             std::thread::sleep(Duration::from_millis(100));
         }
-        arrives(&near, &far, &payload(1300, v6));
+        arrives(&near, &far, &payload(path, v6));
         let plan = TcpPlan { streams: 1, amount: Amount::Bytes(500_000), verify: true };
         assert_eq!(tcp(&one, &two, &plan).unwrap().bytes, 500_000);
     }
+}
+
+#[test]
+fn a_network_without_ipv6_may_be_smaller_than_that_allows() {
+    if !rights_or_skip() {
+        return;
+    }
+    let host = Host::new("a");
+    host.forward_strictly();
+    let containers = [Container::start().unwrap(), Container::start().unwrap()];
+    let plan = |number: usize, mtu| {
+        let own = format!("10.200.5.{}/26", number + 2);
+        let mut service = service(&containers[number], "br0", mtu, &[&own], &["10.200.5.1"]);
+        service.flags.hairpin = true;
+        let mut global = global(&containers[number], &[&format!("10.200.1.{}", number + 2)], &["10.200.1.1"], &[]);
+        global.mtu = mtu;
+        container(owner(&containers[number]), Some(&service), Some(&global))
+    };
+    block_on(async {
+        for (was, mtu) in [(0, 576), (576, 1279), (1279, 1280), (1280, 68), (68, 1500)] {
+            host.bridge("br0", mtu, &["10.200.5.1/26"]).await;
+            // In the place of the tunnel.
+            host.bridge("node", mtu, &["10.200.1.1/28"]).await;
+            for (number, container) in containers.iter().enumerate() {
+                let attached = host.attach(container, &plan(number, mtu)).await;
+                let changed = match was {
+                    0 => vec![],
+                    was => vec![Difference::Mtu(Side::Host, was), Difference::Mtu(Side::Container, was)],
+                };
+                assert!(attached.links.iter().all(|link| link.repaired == changed), "{mtu}: {attached:#?}");
+            }
+            for prefix in ["10.200.5.", "10.200.1."] {
+                let [one, two] = [2, 3].map(|last| containers[last - 2].end(ip(&format!("{prefix}{last}"))));
+                let (near, far) = wire(&one, &two);
+                arrives(&near, &far, &payload(mtu, false));
+                assert!(knows_path(&near, mtu));
+            }
+        }
+    });
 }
 
 #[test]

@@ -12,10 +12,11 @@ use crate::world::{
     Host, block_on, does_not_reach, global, ip, member, net, owner, reaches, reaches_both_ways, service, unbound,
 };
 use ginnel_control::attach::wiring::{container, dedicated};
-use ginnel_control::attach::{Attacher, HostEnd};
-use ginnel_control::host::{LinkChange, Netlink, PortFlags, RouteInfo};
+use ginnel_control::attach::{Attacher, Difference, HostEnd};
+use ginnel_control::host::{LinkChange, Netlink, Netns, PortFlags, RouteInfo};
 use ginnel_control::lab::container::Container;
 use ginnel_control::lab::rights_or_skip;
+use std::fs;
 use std::net::UdpSocket;
 use std::os::fd::AsFd;
 
@@ -46,6 +47,56 @@ fn members_of_a_service_and_the_host_reach_each_other_at_once() {
         reaches(&unbound(&host.end(&at(1))), &two);
     }
     assert_eq!(crate::world::links(one.netns()), ["eth0"]);
+}
+
+#[test]
+fn ipv6_works_where_new_links_are_made_without_and_routers_are_not_believed() {
+    if !rights_or_skip() {
+        return;
+    }
+    let host = Host::new("a");
+    host.forward_strictly();
+    let container_of = Container::start().unwrap();
+    let sysctl = |netns: &Netns, name: &str| {
+        let read = || fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{name}")).unwrap();
+        netns.run_in(read).unwrap().trim().to_owned()
+    };
+    // As the runtimes leave a container, and cautious administrators a host.
+    for netns in [&host.netns, container_of.netns()] {
+        let off = || fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
+        netns.run_in(off).unwrap().unwrap();
+    }
+    block_on(async {
+        host.bridge("br0", 1420, &["10.200.5.1/26", "fd00:5::1/120"]).await;
+        host.bridge("br4", 1420, &["10.200.6.1/26"]).await;
+        // In the place of the tunnel.
+        host.bridge("node", 1420, &["10.200.1.1/28", "fd00:7:1::1/64"]).await;
+        let service =
+            service(&container_of, "br0", 1420, &["10.200.5.2/26", "fd00:5::2/120"], &["10.200.5.1", "fd00:5::1"]);
+        let own = ["10.200.1.2", "fd00:7:1::2"];
+        let global = global(&container_of, &own, &["10.200.1.1", "fd00:7:1::1"], &["10.200.0.0/16", "fd00:7::/32"]);
+        let plan = container(owner(&container_of), Some(&service), Some(&global));
+        host.attach(&container_of, &plan).await;
+        // Somebody switched it off again.
+        let off = || fs::write("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "1");
+        container_of.netns().run_in(off).unwrap().unwrap();
+        let attached = host.attach(&container_of, &plan).await;
+        assert!(attached.links[0].repaired.contains(&Difference::AddressMissing(net("fd00:5::2/120"))), "{attached:?}");
+    });
+    for (own, node) in [
+        ("fd00:5::2", "fd00:5::1"),
+        ("fd00:7:1::2", "fd00:7:1::1"),
+        ("10.200.5.2", "10.200.5.1"),
+        ("10.200.1.2", "10.200.1.1"),
+    ] {
+        reaches_both_ways(&container_of.end(ip(own)), &host.end(node));
+    }
+    let inside = ["eth0", "eth1"].map(|link| sysctl(container_of.netns(), &format!("{link}/accept_ra")));
+    let outside = ["br0".into(), format!("veth-{}-g", container_of.pid())];
+    let outside = outside.map(|link| sysctl(&host.netns, &format!("{link}/accept_ra")));
+    assert_eq!([inside, outside], [["0", "0"], ["0", "0"]]);
+    // What carries none is left as it was.
+    assert_eq!(sysctl(&host.netns, "br4/disable_ipv6"), "1");
 }
 
 #[test]
