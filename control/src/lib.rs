@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod attach;
 pub mod bare;
 pub mod cli;
 pub mod daemon;

@@ -10,6 +10,7 @@ pub mod udp;
 pub mod wait;
 
 pub use clock::Clock;
+pub use sys::open_pidfd;
 
 use crate::backend::{Backend, Interface};
 use crate::device::DeviceError;

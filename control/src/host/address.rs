@@ -1,12 +1,105 @@
 //! Addresses of links. IPv6 addresses are added without duplicate address detection (RFC 4862, section 5.4): ours are
 //! assigned by the overlay, and a tunnel has no neighbours to ask, so they are usable at once.
 
+use super::mark::PROTOCOL;
+use super::request::{Reply, Request, number};
 use super::{HostError, Netlink};
-use futures_util::TryStreamExt;
 use ipnet::IpNet;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
-use rtnetlink::{AddressAddRequest, AddressMessageBuilder};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use netlink_packet_core::Parseable;
+use netlink_packet_route::address::{
+    AddressAttribute, AddressHeaderFlags, AddressMessage, AddressProtocol, AddressScope,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use std::net::IpAddr;
+
+/// An address of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AddressInfo {
+    /// With its prefix.
+    pub(crate) address: IpNet,
+    /// It carries our mark. Kernels before 5.18 keep none.
+    pub(crate) ours: bool,
+}
+
+/// Gives `address` to a link; `replace` is content where it has it.
+pub(crate) fn add(index: u32, address: IpNet, replace: bool) -> Request {
+    let what = format!("add address {address}");
+    let mut message = write(index, address);
+    message.attributes.push(AddressAttribute::Protocol(AddressProtocol::Other(PROTOCOL)));
+    if address.addr().is_ipv6() {
+        message.header.flags |= AddressHeaderFlags::Nodad;
+    }
+    let message = RouteNetlinkMessage::NewAddress(message);
+    if replace { Request::replace(what, message) } else { Request::create(what, message) }
+}
+
+/// Takes `address` from a link.
+pub(crate) fn remove(index: u32, address: IpNet) -> Request {
+    Request::new(format!("remove address {address}"), RouteNetlinkMessage::DelAddress(write(index, address)))
+}
+
+/// Asks for the addresses of a link, both families.
+pub(crate) fn list(index: u32) -> Request {
+    let mut message = AddressMessage::default();
+    message.header.index = index;
+    Request::dump("list addresses", RouteNetlinkMessage::GetAddress(message))
+}
+
+/// Asks for the addresses of all links, both families.
+pub(crate) fn list_all() -> Request {
+    list(0)
+}
+
+/// Reads the answer to [`list_all`]: what the namespace answers to.
+pub(crate) fn held(replies: &[Reply]) -> impl Iterator<Item = IpAddr> {
+    replies.iter().filter_map(|reply| Some(read(reply, index(reply)?)?.address.addr()))
+}
+
+/// Reads the answer to [`list`].
+pub(crate) fn read_all(replies: &[Reply], index: u32) -> Vec<AddressInfo> {
+    // A kernel before 4.20 sends those of all links.
+    replies.iter().filter_map(|reply| read(reply, index)).collect()
+}
+
+/// The index of the link that an address message is about.
+pub(super) fn index(reply: &Reply) -> Option<u32> {
+    number(reply.body.get(4..)?)
+}
+
+/// Reads an address message of the link with this index.
+fn read(reply: &Reply, index: u32) -> Option<AddressInfo> {
+    let message = AddressMessage::parse(&*reply.body).ok()?;
+    let (mut local, mut far, mut ours) = (None, None, false);
+    for attribute in &message.attributes {
+        match attribute {
+            // The address of the link itself; IPv6 carries only the other one.
+            AddressAttribute::Local(address) => local = Some(*address),
+            AddressAttribute::Address(address) => far = Some(*address),
+            AddressAttribute::Protocol(protocol) => ours = u8::from(*protocol) == PROTOCOL,
+            _ => {}
+        }
+    }
+    let address = IpNet::new(local.or(far)?, message.header.prefix_len).ok()?;
+    (message.header.index == index).then_some(AddressInfo { address, ours })
+}
+
+fn write(index: u32, address: IpNet) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.index = index;
+    message.header.prefix_len = address.prefix_len();
+    message.header.scope = AddressScope::Universe;
+    message.header.family = family(address.addr());
+    if address.addr().is_ipv4() {
+        message.attributes.push(AddressAttribute::Local(address.addr()));
+    }
+    message.attributes.push(AddressAttribute::Address(address.addr()));
+    message
+}
+
+/// The family of `address`, as netlink has it.
+pub(super) fn family(address: IpAddr) -> AddressFamily {
+    if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+}
 
 impl Netlink {
     /// Gives `address` with its prefix to a link.
@@ -14,7 +107,7 @@ impl Netlink {
     /// # Errors
     /// [`HostError::Exists`] where the link has it, [`HostError::NotFound`] where there is no such link.
     pub async fn add_address(&self, index: u32, address: IpNet) -> Result<(), HostError> {
-        self.put_address(index, address, false).await
+        self.ask(add(index, address, false)).await.map(drop)
     }
 
     /// As [`Netlink::add_address`], content where the link has the address already.
@@ -22,7 +115,7 @@ impl Netlink {
     /// # Errors
     /// [`HostError::NotFound`] where there is no such link.
     pub async fn replace_address(&self, index: u32, address: IpNet) -> Result<(), HostError> {
-        self.put_address(index, address, true).await
+        self.ask(add(index, address, true)).await.map(drop)
     }
 
     /// Takes `address` with its prefix from a link, and tells whether it was there.
@@ -30,17 +123,8 @@ impl Netlink {
     /// # Errors
     /// [`HostError`] where it is there and cannot be taken.
     pub async fn remove_address(&self, index: u32, address: IpNet) -> Result<bool, HostError> {
-        let message = match address.addr() {
-            IpAddr::V4(v4) => {
-                AddressMessageBuilder::<Ipv4Addr>::new().index(index).address(v4, address.prefix_len()).build()
-            }
-            IpAddr::V6(v6) => {
-                AddressMessageBuilder::<Ipv6Addr>::new().index(index).address(v6, address.prefix_len()).build()
-            }
-        };
-        let outcome = self.handle.address().del(message).execute().await;
-        match outcome.map_err(|error| HostError::netlink(format!("remove address {address}"), error)) {
-            Ok(()) => Ok(true),
+        match self.ask(remove(index, address)).await {
+            Ok(_) => Ok(true),
             Err(error) if error.is_not_found() => Ok(false),
             Err(error) => Err(error),
         }
@@ -51,33 +135,9 @@ impl Netlink {
     /// # Errors
     /// [`HostError`] where the kernel could not be asked.
     pub async fn addresses(&self, index: u32) -> Result<Vec<IpNet>, HostError> {
-        let answers = self.handle.address().get().set_link_index_filter(index).execute();
-        let messages: Vec<_> =
-            answers.try_collect().await.map_err(|error| HostError::netlink("list addresses", error))?;
-        Ok(messages.iter().filter_map(read).collect())
+        let replies = self.ask(list(index)).await?;
+        Ok(read_all(&replies, index).into_iter().map(|info| info.address).collect())
     }
-
-    async fn put_address(&self, index: u32, address: IpNet, replace: bool) -> Result<(), HostError> {
-        let mut request: AddressAddRequest = self.handle.address().add(index, address.addr(), address.prefix_len());
-        if address.addr().is_ipv6() {
-            request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
-        }
-        let request = if replace { request.replace() } else { request };
-        request.execute().await.map_err(|error| HostError::netlink(format!("add address {address}"), error))
-    }
-}
-
-/// `IFA_LOCAL` is the address of the link itself; IPv6 carries only `IFA_ADDRESS`.
-fn read(message: &AddressMessage) -> Option<IpNet> {
-    let mut found = None;
-    for attribute in &message.attributes {
-        match attribute {
-            AddressAttribute::Local(address) => found = Some(*address),
-            AddressAttribute::Address(address) if found.is_none() => found = Some(*address),
-            _ => {}
-        }
-    }
-    IpNet::new(found?, message.header.prefix_len).ok()
 }
 
 #[cfg(test)]

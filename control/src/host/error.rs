@@ -19,8 +19,34 @@ pub enum HostError {
         what: String,
     },
     /// The right to do it is missing.
-    #[error("{what}: not permitted; it needs CAP_NET_ADMIN: run as root or in a user namespace of your own")]
+    #[error(
+        "{what}: not permitted; it needs CAP_NET_ADMIN, and to enter a network namespace CAP_SYS_ADMIN and a unit without \
+         RestrictNamespaces=: run as root or in a user namespace of your own"
+    )]
     Denied {
+        /// The request.
+        what: String,
+    },
+    /// The namespaces of a process may not be looked at (ptrace(2), "Ptrace access mode checking").
+    #[error(
+        "{what}: the kernel refuses it without CAP_SYS_PTRACE: add CAP_SYS_PTRACE to CapabilityBoundingSet= and \
+         AmbientCapabilities= of the unit, or pass the network namespace as a path or a descriptor"
+    )]
+    Ptrace {
+        /// The request.
+        what: String,
+    },
+    /// An object that should be ours is somebody else's, and was left alone.
+    #[error("{what}: {reason}; it was left alone: rename or remove it if nothing needs it")]
+    Foreign {
+        /// The request.
+        what: String,
+        /// How that shows.
+        reason: String,
+    },
+    /// Too many requests wait.
+    #[error("{what}: too many requests wait for the kernel; it hangs or is overloaded: see `dmesg`, try again later")]
+    Busy {
         /// The request.
         what: String,
     },
@@ -30,9 +56,24 @@ pub enum HostError {
         /// The request.
         what: String,
     },
+    /// A setting may not be written.
+    #[error("{what}: /proc/sys is read-only here; set ProtectKernelTunables=no in the unit, or mount it writable")]
+    ReadOnly {
+        /// The request.
+        what: String,
+    },
+    /// A path or descriptor that leads elsewhere.
+    #[error("this is no network namespace: pass /proc/<pid>/ns/net, a file under /run/netns, or a descriptor of one")]
+    NotNetns,
     /// Not an interface name.
     #[error("{0:?} is no interface name: it needs 1 to 15 bytes without '/', ':', '%' or white space")]
     Name(String),
+    /// Not the name of an instance.
+    #[error("{0:?} is no name of an instance: it needs 1 to 120 bytes without ':' or white space")]
+    Instance(String),
+    /// Not the name of an object.
+    #[error("{0:?} cannot mark a link: it is empty, too long (an alias has 255 bytes) or has control characters")]
+    Object(String),
     /// The kernel refused for another reason, or could not be asked.
     #[error("{what}: {source}")]
     System {
@@ -80,7 +121,9 @@ impl HostError {
                 Self::NotFound { what }
             }
             Errno::EPERM | Errno::EACCES => Self::Denied { what },
-            Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT => Self::Unsupported { what },
+            // Nothing but settings is written to files here.
+            Errno::EROFS => Self::ReadOnly { what },
+            Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT | Errno::ENOSYS => Self::Unsupported { what },
             other => Self::System { what, source: other.into() },
         }
     }
@@ -93,13 +136,9 @@ impl HostError {
         }
     }
 
-    /// Sorts an error of the netlink library.
-    pub(crate) fn netlink(what: impl Into<String>, error: rtnetlink::Error) -> Self {
-        match error {
-            rtnetlink::Error::NetlinkError(message) => Self::errno(what, Errno::from_raw(message.raw_code().abs())),
-            rtnetlink::Error::RequestFailed => Self::Closed { what: what.into() },
-            other => Self::Answer { what: what.into(), detail: other.to_string() },
-        }
+    /// An answer of the kernel that does not fit the request `what`.
+    pub(crate) fn answer(what: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::Answer { what: what.into(), detail: detail.into() }
     }
 }
 

@@ -5,12 +5,36 @@
 //! runtime workers, and whatever they do next, in the namespace they belong to.
 
 use super::{HostError, Netlink};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::stat::fstat;
+use nix::sys::statfs::{FsType, fstatfs};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::process::{Child, Command};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+
+/// The file system of namespaces (`NSFS_MAGIC` of `linux/magic.h`).
+const NSFS_MAGIC: FsType = FsType(0x6e73_6673);
+
+/// What tells a network namespace from others that exist at the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct NetnsId {
+    device: u64,
+    inode: u64,
+}
+
+impl NetnsId {
+    /// Its number, as `/proc/<pid>/ns/net` and `lsns` show it. Another namespace may get it afterwards.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.inode
+    }
+}
 
 /// A network namespace, held open. Clones hold the same one.
 #[derive(Clone, Debug)]
@@ -37,12 +61,35 @@ impl Netns {
         Self::open("/proc/thread-self/ns/net")
     }
 
-    /// The namespace of a process.
+    /// The namespace of the process that has this number at the moment. A [`super::Process`] makes sure which that is.
     ///
     /// # Errors
-    /// [`HostError::NotFound`] where there is no such process, [`HostError::Denied`] where it is somebody else's.
+    /// [`HostError::NotFound`] where there is no such process, [`HostError::Ptrace`] where it may not be looked at.
     pub fn of_process(pid: u32) -> Result<Self, HostError> {
-        Self::open(&format!("/proc/{pid}/ns/net"))
+        Self::open(&format!("/proc/{pid}/ns/net")).map_err(|error| match error {
+            HostError::Denied { what } => HostError::Ptrace { what },
+            other => other,
+        })
+    }
+
+    /// The namespace that is mounted at `path`, such as `/run/netns/blue`.
+    ///
+    /// # Errors
+    /// [`HostError::NotFound`] where there is no file, [`HostError::NotNetns`] where it is another one.
+    pub fn at_path(path: &Path) -> Result<Self, HostError> {
+        let what = || format!("open {}", path.display());
+        // Without waiting for the other end of a pipe somebody put there.
+        let file = File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path);
+        Self::try_from(OwnedFd::from(file.map_err(|error| HostError::io(what(), error))?))
+    }
+
+    /// What tells it from every other namespace for as long as it is held.
+    ///
+    /// # Errors
+    /// [`HostError::System`] where the kernel could not be asked.
+    pub fn id(&self) -> Result<NetnsId, HostError> {
+        let stat = fstat(self).map_err(|errno| HostError::errno("look at a network namespace", errno))?;
+        Ok(NetnsId { device: stat.st_dev, inode: stat.st_ino })
     }
 
     /// Runs `work` in the namespace, on a thread of its own, and waits for it. What `work` opens stays in the namespace
@@ -126,8 +173,23 @@ impl Netns {
         Ok(Self(Arc::new(file.into())))
     }
 
-    fn enter(&self) -> Result<(), HostError> {
-        setns(&*self.0, CloneFlags::CLONE_NEWNET).map_err(|errno| HostError::errno("enter a network namespace", errno))
+    /// Moves the current thread there.
+    pub(super) fn enter(&self) -> Result<(), HostError> {
+        setns(&*self.0, CloneFlags::CLONE_NEWNET).map_err(|errno| match errno {
+            Errno::EINVAL => HostError::NotNetns,
+            other => HostError::errno("enter a network namespace", other),
+        })
+    }
+}
+
+/// A descriptor that somebody passed.
+impl TryFrom<OwnedFd> for Netns {
+    type Error = HostError;
+
+    fn try_from(fd: OwnedFd) -> Result<Self, HostError> {
+        // The kernel has its namespaces in a file system of their own; which kind of namespace it is shows on entering.
+        let kind = fstatfs(&fd).map_err(|errno| HostError::errno("look at a network namespace", errno))?;
+        if kind.filesystem_type() == NSFS_MAGIC { Ok(Self(Arc::new(fd))) } else { Err(HostError::NotNetns) }
     }
 }
 
@@ -148,25 +210,22 @@ fn on_fresh_thread<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, HostEr
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::Process;
     use crate::lab::rights_or_skip;
-    use nix::sys::stat::fstat;
     use std::net::{Ipv4Addr, TcpListener, TcpStream};
-
-    fn inode(netns: &Netns) -> u64 {
-        fstat(netns).unwrap().st_ino
-    }
 
     #[test]
     fn a_new_namespace_is_another_and_the_caller_stays() {
         if !rights_or_skip() {
             return;
         }
-        let before = inode(&Netns::current().unwrap());
+        let current = || Netns::current().unwrap().id().unwrap();
+        let before = current();
         let netns = Netns::create().unwrap();
-        let inside = netns.run_in(|| inode(&Netns::current().unwrap())).unwrap();
-        assert_eq!(inside, inode(&netns));
+        let inside = netns.run_in(current).unwrap();
+        assert_eq!(inside, netns.id().unwrap());
         assert_ne!(inside, before);
-        assert_eq!(inode(&Netns::current().unwrap()), before);
+        assert_eq!(current(), before);
     }
 
     #[test]
@@ -192,12 +251,27 @@ mod tests {
         }
         let netns = Netns::create().unwrap();
         let mut child = netns.spawn(Command::new("sleep").arg("20")).unwrap();
-        let found = inode(&Netns::of_process(child.id()).unwrap());
+        let found = Netns::of_process(child.id()).unwrap().id().unwrap();
+        let process = Process::open(child.id()).unwrap();
+        assert_eq!(process.netns().unwrap().id().unwrap(), found);
+        let path = format!("/proc/{}/ns/net", child.id());
+        assert_eq!(Netns::at_path(path.as_ref()).unwrap().id().unwrap(), found);
+        let other_kind = Netns::at_path(format!("/proc/{}/ns/uts", child.id()).as_ref()).unwrap();
+        assert!(matches!(other_kind.run_in(|| ()), Err(HostError::NotNetns)));
         child.kill().unwrap();
         child.wait().unwrap();
-        assert_eq!(found, inode(&netns));
+        assert!(Netns::of_process(child.id()).unwrap_err().is_not_found());
+        assert_eq!(found, netns.id().unwrap());
         let missing = netns.spawn(&mut Command::new("/nonexistent/program")).unwrap_err();
         assert!(missing.is_not_found(), "{missing}");
+    }
+
+    #[test]
+    fn a_file_that_is_no_namespace_is_refused() {
+        assert!(matches!(Netns::at_path("/dev/null".as_ref()), Err(HostError::NotNetns)));
+        assert!(Netns::at_path("/nonexistent/netns".as_ref()).unwrap_err().is_not_found());
+        let passed = Netns::try_from(OwnedFd::from(File::open("/proc/self/stat").unwrap()));
+        assert!(matches!(passed, Err(HostError::NotNetns)));
     }
 
     #[test]

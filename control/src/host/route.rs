@@ -1,17 +1,21 @@
-//! Routes to a prefix through a device. Every route made here carries [`ROUTE_PROTOCOL`], by which it is found again;
-//! routes of others are neither listed nor replaced.
+//! Routes. Every route made here carries [`PROTOCOL`], by which it is found again; routes of others are neither listed nor
+//! replaced.
 
+use super::address::family;
+use super::mark::PROTOCOL;
+use super::request::{Reply, Request};
 use super::{HostError, Netlink};
-use futures_util::TryStreamExt;
 use ipnet::IpNet;
-use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+use netlink_packet_core::Parseable;
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope,
+    RouteType,
 };
-use std::net::IpAddr;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// The `protocol` of our routes: a number that `rtnetlink.h` and iproute2's `rt_protos` leave free.
-pub const ROUTE_PROTOCOL: u8 = 98;
+/// The table that is looked up where no rule says otherwise (`RT_TABLE_MAIN`).
+pub const TABLE_MAIN: u32 = 254;
 
 /// One of our routes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,18 +24,74 @@ pub struct RouteInfo {
     pub prefix: IpNet,
     /// Index of the device.
     pub device: u32,
+    /// The next hop, taken to be reachable through the device whatever its addresses; `None` where the prefix is
+    /// directly connected.
+    pub gateway: Option<IpAddr>,
     /// Preferred source address of packets sent along it.
     pub source: Option<IpAddr>,
+    /// Largest packet sent along it, in bytes, where that is less than the device's.
+    pub mtu: Option<u32>,
+    /// Its table.
+    pub table: u32,
+}
+
+impl RouteInfo {
+    /// A route of the main table to a prefix that is directly connected.
+    #[must_use]
+    pub fn new(prefix: IpNet, device: u32) -> Self {
+        Self { prefix, device, gateway: None, source: None, mtu: None, table: TABLE_MAIN }
+    }
+}
+
+/// Where packets to an address go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathInfo {
+    /// Index of the device.
+    pub device: u32,
+    /// What the route allows, in bytes, learnt from `ICMP too big` or set on it; the device may allow less.
+    pub mtu: Option<u32>,
+}
+
+/// Adds a route; refused where there is one to the prefix.
+pub(crate) fn add(route: &RouteInfo) -> Request {
+    Request::create(format!("add route to {}", route.prefix), RouteNetlinkMessage::NewRoute(write(route)))
+}
+
+/// Adds a route, or takes the place of any to the same prefix.
+pub(crate) fn replace(route: &RouteInfo) -> Request {
+    Request::replace(format!("add route to {}", route.prefix), RouteNetlinkMessage::NewRoute(write(route)))
+}
+
+/// Removes our route to the prefix through the device.
+pub(crate) fn remove(route: &RouteInfo) -> Request {
+    let route = RouteInfo { gateway: None, source: None, mtu: None, ..*route };
+    let mut message = write(&route);
+    // IPv4 compares the scope of the route unless told not to.
+    message.header.scope = RouteScope::NoWhere;
+    Request::new(format!("remove route to {}", route.prefix), RouteNetlinkMessage::DelRoute(message))
+}
+
+/// Asks for the routes of one family, of the device where one is given.
+pub(crate) fn list(v6: bool, device: Option<u32>) -> Request {
+    let mut message = RouteMessage::default();
+    message.header.address_family = if v6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
+    message.attributes.extend(device.map(RouteAttribute::Oif));
+    Request::dump("list routes", RouteNetlinkMessage::GetRoute(message))
+}
+
+/// Reads the answer to [`list`]: our routes.
+pub(crate) fn read_all(replies: &[Reply]) -> impl Iterator<Item = RouteInfo> {
+    replies.iter().filter_map(|reply| read(&RouteMessage::parse(&*reply.body).ok()?))
 }
 
 impl Netlink {
-    /// Routes `route.prefix` through `route.device`, in the main table.
+    /// Adds a route.
     ///
     /// # Errors
     /// [`HostError::Exists`] where there is a route to the prefix, ours or not; [`HostError::NotFound`] where there is
     /// no such device.
     pub async fn add_route(&self, route: &RouteInfo) -> Result<(), HostError> {
-        self.put_route(route, false).await
+        self.ask(add(route)).await.map(drop)
     }
 
     /// As [`Netlink::add_route`], but takes the place of a route of ours to the same prefix.
@@ -39,11 +99,12 @@ impl Netlink {
     /// # Errors
     /// [`HostError::Exists`] where the route there is somebody else's.
     pub async fn replace_route(&self, route: &RouteInfo) -> Result<(), HostError> {
-        match self.put_route(route, false).await {
+        match self.add_route(route).await {
             Err(error) if error.is_exists() => {
                 // Replacing without looking would take over a route that another program made.
-                if self.routes().await?.iter().any(|held| held.prefix == route.prefix.trunc()) {
-                    self.put_route(route, true).await
+                let same = |held: &RouteInfo| (held.prefix, held.table) == (route.prefix.trunc(), route.table);
+                if self.routes().await?.iter().any(same) {
+                    self.ask(replace(route)).await.map(drop)
                 } else {
                     Err(error)
                 }
@@ -52,95 +113,107 @@ impl Netlink {
         }
     }
 
-    /// Removes our route to `prefix` through `device`, and tells whether it was there.
+    /// Removes our route of the main table to `prefix` through `device`, and tells whether it was there.
     ///
     /// # Errors
     /// [`HostError`] where it is there and cannot be removed.
     pub async fn remove_route(&self, prefix: IpNet, device: u32) -> Result<bool, HostError> {
-        let message = write(&RouteInfo { prefix, device, source: None });
-        let outcome = self.handle.route().del(message).execute().await;
-        match outcome.map_err(|error| HostError::netlink(format!("remove route to {prefix}"), error)) {
-            Ok(()) => Ok(true),
+        match self.ask(remove(&RouteInfo::new(prefix, device))).await {
+            Ok(_) => Ok(true),
             Err(error) if error.is_not_found() => Ok(false),
             Err(error) => Err(error),
         }
     }
 
-    /// Our routes in the main table, both families.
+    /// Our routes, both families, all tables.
     ///
     /// # Errors
     /// [`HostError`] where the kernel could not be asked.
     pub async fn routes(&self) -> Result<Vec<RouteInfo>, HostError> {
         let mut found = Vec::new();
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let mut query = RouteMessage::default();
-            query.header.address_family = family;
-            let mut answers = std::pin::pin!(self.handle.route().get(query).execute());
-            let answer = |error| HostError::netlink("list routes", error);
-            while let Some(message) = answers.try_next().await.map_err(answer)? {
-                found.extend(read(&message));
-            }
+        for v6 in [false, true] {
+            found.extend(read_all(&self.ask(list(v6, None)).await?));
         }
         Ok(found)
     }
 
-    async fn put_route(&self, route: &RouteInfo, replace: bool) -> Result<(), HostError> {
-        let request = self.handle.route().add(write(route));
-        let request = if replace { request.replace() } else { request };
-        request.execute().await.map_err(|error| HostError::netlink(format!("add route to {}", route.prefix), error))
+    /// Where packets to `address` go.
+    ///
+    /// # Errors
+    /// [`HostError`] where there is no route.
+    pub async fn path_to(&self, address: IpAddr) -> Result<PathInfo, HostError> {
+        let what = format!("find the route to {address}");
+        let mut message = RouteMessage::default();
+        message.header.address_family = family(address);
+        message.header.destination_prefix_length = IpNet::from(address).prefix_len();
+        message.attributes.push(RouteAttribute::Destination(address.into()));
+        let replies = self.ask(Request::new(what.clone(), RouteNetlinkMessage::GetRoute(message))).await?;
+        let message = replies.first().and_then(|reply| RouteMessage::parse(&*reply.body).ok());
+        let attributes = message.map(|message| message.attributes).unwrap_or_default();
+        let device = attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::Oif(index) => Some(*index),
+            _ => None,
+        });
+        let device = device.ok_or_else(|| HostError::answer(what, "it names no device"))?;
+        Ok(PathInfo { device, mtu: attributes.iter().find_map(mtu) })
     }
 }
 
 fn write(route: &RouteInfo) -> RouteMessage {
     let prefix = route.prefix.trunc();
     let mut message = RouteMessage::default();
+    message.header.address_family = family(prefix.addr());
     message.header.destination_prefix_length = prefix.prefix_len();
-    message.header.table = RouteHeader::RT_TABLE_MAIN;
-    message.header.protocol = RouteProtocol::Other(ROUTE_PROTOCOL);
+    message.header.table = u8::try_from(route.table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
+    message.header.protocol = RouteProtocol::Other(PROTOCOL);
     message.header.kind = RouteType::Unicast;
-    let destination = match prefix.addr() {
-        IpAddr::V4(v4) => {
-            message.header.address_family = AddressFamily::Inet;
-            // Directly connected, no gateway. IPv6 knows only one scope.
-            message.header.scope = RouteScope::Link;
-            RouteAddress::Inet(v4)
-        }
-        IpAddr::V6(v6) => {
-            message.header.address_family = AddressFamily::Inet6;
-            message.header.scope = RouteScope::Universe;
-            RouteAddress::Inet6(v6)
-        }
-    };
-    message.attributes.push(RouteAttribute::Destination(destination));
+    // IPv6 knows only one scope.
+    let direct = route.gateway.is_none() && prefix.addr().is_ipv4();
+    message.header.scope = if direct { RouteScope::Link } else { RouteScope::Universe };
+    message.attributes.push(RouteAttribute::Table(route.table));
+    message.attributes.push(RouteAttribute::Destination(prefix.addr().into()));
     message.attributes.push(RouteAttribute::Oif(route.device));
+    if let Some(gateway) = route.gateway {
+        message.header.flags |= RouteFlags::Onlink;
+        message.attributes.push(RouteAttribute::Gateway(gateway.into()));
+    }
     message.attributes.extend(route.source.map(|source| RouteAttribute::PrefSource(source.into())));
+    message.attributes.extend(route.mtu.map(|mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)])));
     message
 }
 
 fn read(message: &RouteMessage) -> Option<RouteInfo> {
-    if message.header.protocol != RouteProtocol::Other(ROUTE_PROTOCOL)
-        || message.header.table != RouteHeader::RT_TABLE_MAIN
-    {
+    if message.header.protocol != RouteProtocol::Other(PROTOCOL) {
         return None;
     }
-    let mut destination = None;
-    let mut device = None;
-    let mut source = None;
+    let (mut destination, mut device) = (None, None);
+    let (mut gateway, mut source, mut metric) = (None, None, None);
+    let mut table = message.header.table.into();
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(address) => destination = ip(address),
             RouteAttribute::Oif(index) => device = Some(*index),
+            RouteAttribute::Gateway(address) => gateway = ip(address),
             RouteAttribute::PrefSource(address) => source = ip(address),
-            _ => {}
+            RouteAttribute::Table(number) => table = *number,
+            other => metric = metric.or(mtu(other)),
         }
     }
     // The default route carries no destination.
     let destination = destination.unwrap_or(match message.header.address_family {
-        AddressFamily::Inet => IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
-        _ => IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
+        AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        _ => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     });
     let prefix = IpNet::new(destination, message.header.destination_prefix_length).ok()?;
-    Some(RouteInfo { prefix, device: device?, source })
+    Some(RouteInfo { prefix, device: device?, gateway, source, mtu: metric, table })
+}
+
+fn mtu(attribute: &RouteAttribute) -> Option<u32> {
+    let RouteAttribute::Metrics(metrics) = attribute else { return None };
+    metrics.iter().find_map(|metric| match metric {
+        RouteMetric::Mtu(mtu) => Some(*mtu),
+        _ => None,
+    })
 }
 
 fn ip(address: &RouteAddress) -> Option<IpAddr> {
@@ -177,7 +250,7 @@ mod tests {
             let prefixes = ["10.200.0.0/16", "10.201.0.7/32", "0.0.0.0/0", "fd00::/48", "fd01::1/128", "::/0"];
             for prefix in prefixes.map(net) {
                 let source = prefix.addr().is_ipv4().then(|| "10.200.5.1".parse().unwrap());
-                let route = RouteInfo { prefix, device, source };
+                let route = RouteInfo { source, ..RouteInfo::new(prefix, device) };
                 netlink.add_route(&route).await?;
                 assert!(netlink.add_route(&route).await.unwrap_err().is_exists(), "{prefix}");
                 assert!(netlink.routes().await?.contains(&route), "{prefix}");
@@ -203,15 +276,63 @@ mod tests {
         let work = netns.configure(async |netlink| {
             let device = netlink.create_veth("d0", "e0", None).await?;
             netlink.set_up(device, true).await?;
-            let route = RouteInfo { prefix: net("10.9.0.0/24"), device, source: None };
+            let route = RouteInfo::new(net("10.9.0.0/24"), device);
             let mut foreign = write(&route);
             foreign.header.protocol = RouteProtocol::Static;
-            netlink.handle.route().add(foreign).execute().await.unwrap();
+            netlink.ask(Request::create("add another's route", RouteNetlinkMessage::NewRoute(foreign))).await?;
             assert!(netlink.replace_route(&route).await.unwrap_err().is_exists());
             assert!(!netlink.remove_route(route.prefix, device).await?);
             assert_eq!(netlink.routes().await?, []);
             Ok(())
         });
         work.unwrap();
+    }
+
+    #[test]
+    fn gateways_tables_and_sizes_are_kept() {
+        if !rights_or_skip() {
+            return;
+        }
+        let netns = Netns::create().unwrap();
+        let work = netns.configure(async |netlink| {
+            let device = netlink.create_veth("d0", "e0", None).await?;
+            netlink.set_up(device, true).await?;
+            netlink.set_up(netlink.link("e0").await?.index, true).await?;
+            netlink.add_address(device, net("10.200.5.1/32")).await?;
+            netlink.add_address(device, net("fd00::1/128")).await?;
+            let (v4, v6): (IpAddr, IpAddr) = ("10.7.7.7".parse().unwrap(), "fd07::7".parse().unwrap());
+            let mut held = Vec::new();
+            for (prefix, gateway) in [("0.0.0.0/0", v4), ("10.9.0.0/16", v4), ("::/0", v6), ("fd09::/16", v6)] {
+                for table in [TABLE_MAIN, 98, 9_800] {
+                    let plain = RouteInfo { gateway: Some(gateway), table, ..RouteInfo::new(net(prefix), device) };
+                    let route = RouteInfo { mtu: Some(1_400), ..plain };
+                    netlink.add_route(&route).await?;
+                    held.push(route);
+                }
+            }
+            let found = netlink.routes().await?;
+            assert_eq!(found.len(), held.len());
+            assert!(held.iter().all(|route| found.contains(route)), "{found:#?}");
+            for address in ["10.9.1.1", "fd09::1"] {
+                assert_eq!(netlink.path_to(address.parse().unwrap()).await?, PathInfo { device, mtu: Some(1_400) });
+            }
+            for prefix in ["10.9.0.0/16", "fd09::/16"] {
+                assert!(netlink.remove_route(net(prefix), device).await?);
+                assert!(!netlink.remove_route(net(prefix), device).await?);
+            }
+            assert_eq!(netlink.routes().await?.len(), held.len() - 2);
+            Ok(())
+        });
+        work.unwrap();
+    }
+
+    #[test]
+    fn a_path_that_is_not_there_is_an_error() {
+        if !rights_or_skip() {
+            return;
+        }
+        let work =
+            Netns::create().unwrap().configure(async |netlink| netlink.path_to("10.1.1.1".parse().unwrap()).await);
+        assert!(work.is_err());
     }
 }

@@ -11,6 +11,7 @@
 //! Namespaces have no names and links live inside them, so dropping a [`Lab`] removes everything, as does the death of
 //! the process by whatever cause. Processes started in a node hold its namespace: they are their starter's to end.
 
+pub mod container;
 pub mod orchestrator;
 pub mod process;
 pub mod traffic;

@@ -8,6 +8,7 @@
 //! bpf        maps and the program that steers packets
 //! message    recvmmsg and sendmmsg
 //! control    the control data of messages: bytes, no `unsafe`
+//! process    pidfd_open
 //! mod        socket options, the program that steers datagrams
 //! ```
 
@@ -15,9 +16,11 @@ pub mod bpf;
 mod control;
 mod interface;
 mod message;
+mod process;
 
 pub use interface::{LinkSetting, attach_tun, link_mtu, set_link, set_tun_offloads, set_vnet_header_bytes};
 pub use message::{Arrived, MESSAGES_MAX, Parcel, Receiver, Sender};
+pub use process::open_pidfd;
 
 use std::io;
 use std::mem::size_of;
