@@ -1,0 +1,312 @@
+//! From what is to be to elements of sets: the one place that knows how a container, a member or a port is written there.
+
+use super::conntrack::Stale;
+use super::desired::{Clients, Container, ContainerLink, Listen, NetworkId, Protocol, Role, Service};
+use super::nft::{Element, Value, range};
+use super::ruleset::{SetId, Version, network_chain};
+use super::state::single;
+use ipnet::IpNet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// An element and the set it is in.
+pub(super) type Placed = (SetId, Element);
+
+/// Changes of elements, in their order, and of the networks that there are.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Edits {
+    edits: Vec<Edit>,
+    networks: Vec<(NetworkId, bool)>,
+}
+
+/// One change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Edit {
+    pub(super) set: SetId,
+    pub(super) element: Element,
+    pub(super) add: bool,
+}
+
+impl Edits {
+    pub(super) fn add(&mut self, placed: Vec<Placed>) {
+        self.edits.extend(placed.into_iter().map(|(set, element)| Edit { set, element, add: true }));
+    }
+
+    pub(super) fn remove(&mut self, placed: Vec<Placed>) {
+        self.edits.extend(placed.into_iter().map(|(set, element)| Edit { set, element, add: false }));
+    }
+
+    pub(super) fn add_network(&mut self, network: NetworkId) {
+        self.networks.push((network, true));
+    }
+
+    pub(super) fn remove_network(&mut self, network: NetworkId) {
+        self.networks.push((network, false));
+    }
+
+    /// Networks that came, true, and went, false, in their order.
+    pub(super) fn networks(&self) -> &[(NetworkId, bool)] {
+        &self.networks
+    }
+
+    pub(super) fn iter(&self) -> std::slice::Iter<'_, Edit> {
+        self.edits.iter()
+    }
+
+    /// What is left to do when each element that went and came back is left alone, by set, removals first: a key can get
+    /// another value only after it has lost the old one.
+    pub(super) fn net(&self) -> Net {
+        let mut last: HashMap<(SetId, &Element), (bool, bool)> = HashMap::with_capacity(self.edits.len());
+        for edit in &self.edits {
+            last.entry((edit.set, &edit.element)).or_insert((edit.add, edit.add)).1 = edit.add;
+        }
+        let mut net = Net::default();
+        for edit in &self.edits {
+            // Added at first and removed at last, or the other way round, is nothing, except within ranges, whose two
+            // ends the kernel wants to see together.
+            let Some((first, last)) = last.remove(&(edit.set, &edit.element)) else { continue };
+            let ranges = edit.set.has_ranges();
+            let side = match (first, last) {
+                (true, true) => [false, true],
+                (false, false) => [true, false],
+                (false, true) if ranges => [true, true],
+                _ => [false, false],
+            };
+            for (whether, sets) in side.into_iter().zip([&mut net.removed, &mut net.added]) {
+                if whether {
+                    sets.entry(edit.set).or_default().push(edit.element.clone());
+                }
+            }
+        }
+        let mut last: BTreeMap<NetworkId, (bool, bool)> = BTreeMap::new();
+        for (network, add) in &self.networks {
+            last.entry(*network).or_insert((*add, *add)).1 = *add;
+        }
+        for (network, _) in last.into_iter().filter(|(_, (first, last))| first == last) {
+            let came = self.networks.iter().any(|(other, add)| *other == network && *add);
+            if came { &mut net.networks_added } else { &mut net.networks_removed }.push(network);
+        }
+        net
+    }
+}
+
+/// Networks to make, elements to take out and to put in by set, networks to remove.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Net {
+    pub(super) networks_added: Vec<NetworkId>,
+    pub(super) networks_removed: Vec<NetworkId>,
+    pub(super) removed: BTreeMap<SetId, Vec<Element>>,
+    pub(super) added: BTreeMap<SetId, Vec<Element>>,
+}
+
+impl Net {
+    pub(super) fn extend(&mut self, other: Self) {
+        for (sets, others) in [(&mut self.removed, other.removed), (&mut self.added, other.added)] {
+            for (set, elements) in others {
+                sets.entry(set).or_default().extend(elements);
+            }
+        }
+        self.networks_added.extend(other.networks_added);
+        self.networks_removed.extend(other.networks_removed);
+    }
+}
+
+impl Version {
+    fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+}
+
+/// Length of an interface name in a set.
+const NAME_LEN: usize = 16;
+
+/// A part of a key or value, filled up to whole registers.
+fn padded(bytes: &[u8]) -> Vec<u8> {
+    let mut padded = bytes.to_vec();
+    padded.resize(bytes.len().next_multiple_of(4), 0);
+    padded
+}
+
+fn name(name: &str) -> Vec<u8> {
+    let mut padded = name.as_bytes().to_vec();
+    padded.resize(NAME_LEN, 0);
+    padded
+}
+
+fn address(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
+
+fn socket(socket: SocketAddr) -> Vec<u8> {
+    [address(socket.ip()), padded(&socket.port().to_be_bytes())].concat()
+}
+
+/// An interface of the overlay.
+pub(super) fn interface(interface: &str, role: Role) -> Vec<Placed> {
+    let key = || Element::key(&name(interface));
+    match role {
+        Role::Tunnel => vec![(SetId::Ours, key())],
+        Role::Bridge => vec![(SetId::Ours, key()), (SetId::Guests, key())],
+    }
+}
+
+/// A prefix of the overlay.
+pub(super) fn prefix(prefix: IpNet) -> Vec<Placed> {
+    let set = SetId::Prefixes(Version::of(prefix.addr()));
+    let elements = range(&address(prefix.network()), &address(prefix.broadcast()), None);
+    elements.into_iter().map(|element| (set, element)).collect()
+}
+
+/// A container.
+pub(super) fn container(container: &Container) -> Vec<Placed> {
+    let mut placed = Vec::new();
+    for link in &container.links {
+        let at = match link {
+            ContainerLink::Port { veth, bridge } => {
+                placed.extend(port(veth, container));
+                bridge
+            }
+            ContainerLink::Routed { veth } => {
+                placed.push((SetId::Ours, Element::key(&name(veth))));
+                placed.push((SetId::Guests, Element::key(&name(veth))));
+                veth
+            }
+        };
+        for own in &container.addresses {
+            let element = (SetId::Sources(Version::of(*own)), Element::key(&[name(at), address(*own)].concat()));
+            // Two ports at one bridge are one way to the host.
+            if !placed.contains(&element) {
+                placed.push(element);
+            }
+        }
+    }
+    placed
+        .extend(container.addresses.iter().map(|own| (SetId::Hosted(Version::of(*own)), Element::key(&address(*own)))));
+    if let Some(network) = container.network {
+        placed.extend(container.addresses.iter().flat_map(|own| single_member(*own, network)));
+    }
+    placed
+}
+
+fn port(veth: &str, container: &Container) -> Vec<Placed> {
+    let key = name(veth);
+    let mut placed = vec![(SetId::Ports, Element::key(&key))];
+    if let Some(network) = container.network {
+        placed.push((SetId::PortMembers, Element::key(&key)));
+        placed.push((SetId::PortNetworks, Element::goto(&key, &network_chain(network))));
+        placed.push((SetId::PortsOf(network), Element::key(&key)));
+    }
+    placed.extend(
+        container
+            .addresses
+            .iter()
+            .map(|own| (SetId::PortSources(Version::of(*own)), Element::key(&[name(veth), address(*own)].concat()))),
+    );
+    placed
+}
+
+fn single_member(own: IpAddr, network: NetworkId) -> [Placed; 3] {
+    let (version, key) = (Version::of(own), address(own));
+    [
+        (SetId::Members(version), Element::key(&key)),
+        (SetId::Networks(version), Element::goto(&key, &network_chain(network))),
+        (SetId::MembersOf(network, version), Element::key(&key)),
+    ]
+}
+
+/// A member that is no container here.
+pub(super) fn member(prefix: IpNet, network: NetworkId) -> Vec<Placed> {
+    if let Some(own) = single(prefix) {
+        return single_member(own, network).into();
+    }
+    let version = Version::of(prefix.addr());
+    let [first, last] = [prefix.network(), prefix.broadcast()].map(address);
+    let chain = Value::Goto(network_chain(network).into());
+    let of = |set, value| range(&first, &last, value).into_iter().map(move |element| (set, element));
+    of(SetId::Ranges(version), None)
+        .chain(of(SetId::RangeNetworks(version), Some(chain)))
+        .chain(of(SetId::RangesOf(network, version), None))
+        .collect()
+}
+
+/// A published port.
+pub(super) fn publication(listen: Listen, target: SocketAddr) -> Vec<Placed> {
+    let version = Version::of(target.ip());
+    let service = service_key(listen.protocol.number(), listen.socket.port());
+    let at = listen.socket.ip();
+    vec![if at.is_unspecified() {
+        (SetId::Published(version), Element::pair(&service, &socket(target)))
+    } else {
+        (SetId::PublishedAt(version), Element::pair(&[address(at), service].concat(), &socket(target)))
+    }]
+}
+
+/// A service of the host.
+pub(super) fn service(service: Service) -> Vec<Placed> {
+    let set = match service.clients {
+        Clients::Overlay => SetId::Services,
+        Clients::All => SetId::PublicServices,
+    };
+    vec![(set, Element::key(&service_key(service.protocol.number(), service.port)))]
+}
+
+fn service_key(protocol: u8, port: u16) -> Vec<u8> {
+    [padded(&[protocol]), padded(&port.to_be_bytes())].concat()
+}
+
+/// Connections that do not outlive the change.
+pub(super) fn stale(net: &Net) -> BTreeSet<Stale> {
+    let mut stale = BTreeSet::new();
+    for (set, elements) in &net.removed {
+        stale.extend(elements.iter().filter_map(|element| match element {
+            Element::Key { key, value } => stale_by_removal(*set, key, value.as_ref()),
+            Element::RangeEnd(_) => None,
+        }));
+    }
+    for (set, elements) in &net.added {
+        stale.extend(elements.iter().filter_map(|element| {
+            match element {
+                Element::Key { key, .. } => read_listen(*set, key).filter(|listen| listen.protocol == Protocol::Udp),
+                _ => None,
+            }
+            .map(Stale::Published)
+        }));
+    }
+    stale
+}
+
+fn stale_by_removal(set: SetId, key: &[u8], value: Option<&Value>) -> Option<Stale> {
+    match set {
+        SetId::Hosted(_) | SetId::Members(_) => read_address(key).map(Stale::Address),
+        SetId::Published(_) | SetId::PublishedAt(_) => {
+            let Value::Bytes(value) = value? else { return None };
+            let (target, port) = value.split_last_chunk::<4>()?;
+            let target = SocketAddr::new(read_address(target)?, u16::from_be_bytes([port[0], port[1]]));
+            Some(Stale::Unpublished(read_listen(set, key)?, target))
+        }
+        _ => None,
+    }
+}
+
+fn read_listen(set: SetId, key: &[u8]) -> Option<Listen> {
+    let any = |version| match version {
+        Version::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        Version::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    let (at, service) = key.split_last_chunk::<8>()?;
+    let at = match set {
+        SetId::Published(version) => any(version),
+        SetId::PublishedAt(_) => read_address(at)?,
+        _ => return None,
+    };
+    let protocol = [Protocol::Tcp, Protocol::Udp].into_iter().find(|protocol| protocol.number() == service[0])?;
+    Some(Listen { protocol, socket: SocketAddr::new(at, u16::from_be_bytes([service[4], service[5]])) })
+}
+
+fn read_address(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from);
+    v4.or_else(|| <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from))
+}
