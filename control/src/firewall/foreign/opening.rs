@@ -1,0 +1,176 @@
+//! Making, keeping and removing the openings.
+
+use super::legacy;
+use super::scan::{ForeignChain, scan};
+use crate::firewall::error::FirewallError;
+use crate::firewall::health::Finding;
+use crate::firewall::limits::{COMMIT_TRIES_MAX, OPENINGS_MAX};
+use crate::firewall::nft::{
+    Batch, Expression, Family, Hook, MetaKey, Nft, NftError, Register, Rule, Verdict, equal_but_for_counts,
+};
+use crate::firewall::ruleset::MARK;
+use crate::host::Netns;
+use ipnet::IpNet;
+use std::collections::BTreeSet;
+
+/// What a look at the chains of others came to.
+#[derive(Debug, Default)]
+pub(in crate::firewall) struct Openings {
+    /// Chains with an opening of ours.
+    pub(in crate::firewall) open: Vec<String>,
+    /// What stands in the way.
+    pub(in crate::firewall) findings: Vec<Finding>,
+}
+
+impl Openings {
+    /// Makes the openings that are needed and removes those that are not.
+    /// `prefixes` are those of the overlay, for the words to the operator.
+    pub(in crate::firewall) fn make(
+        nft: &mut Nft,
+        instance: &str,
+        prefixes: &BTreeSet<IpNet>,
+        netns: &Netns,
+    ) -> Result<Self, FirewallError> {
+        let mut refused = BTreeSet::new();
+        // Each turn makes one change: what was read before it no longer counts after it.
+        for _ in 0..(OPENINGS_MAX * 2 + COMMIT_TRIES_MAX as usize) {
+            let generation = nft.generation()?;
+            let chains = scan(nft)?;
+            let next = chains.iter().filter(|chain| !refused.contains(&chain.title())).find_map(|chain| {
+                let batch = change(chain, instance, may_open(chain));
+                (!batch.is_empty()).then_some((chain, batch))
+            });
+            let Some((chain, batch)) = next else {
+                // The list of tables is that of the reading thread's namespace.
+                let legacy = netns.run_in(legacy::findings).unwrap_or_default();
+                return Ok(Self::of(&chains, instance, prefixes, legacy));
+            };
+            match nft.commit(&batch, Some(generation)) {
+                Ok(()) | Err(NftError::Superseded) => {}
+                Err(NftError::Refused(refusal)) => {
+                    tracing::debug!(chain = chain.title(), %refusal, "no opening");
+                    refused.insert(chain.title());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(FirewallError::Contended)
+    }
+
+    fn of(chains: &[ForeignChain], instance: &str, prefixes: &BTreeSet<IpNet>, legacy: Vec<Finding>) -> Self {
+        let mut openings = Self { open: Vec::new(), findings: legacy };
+        for chain in chains {
+            if chain.rules.iter().any(|rule| is_ours(rule, instance)) {
+                openings.open.push(format!("{} {} {}", chain.family.name(), chain.table, chain.stand));
+            } else if chain.closes {
+                openings.findings.push(finding(chain, prefixes));
+            }
+        }
+        openings.findings.sort_unstable();
+        openings
+    }
+}
+
+/// Removes every opening of the instance.
+pub(in crate::firewall) fn close(nft: &mut Nft, instance: &str) -> Result<(), FirewallError> {
+    for _ in 0..COMMIT_TRIES_MAX {
+        let generation = nft.generation()?;
+        let mut batch = Batch::default();
+        for chain in scan(nft)? {
+            batch.extend(change(&chain, instance, false));
+        }
+        match nft.commit(&batch, Some(generation)) {
+            Ok(()) => return Ok(()),
+            Err(NftError::Superseded) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(FirewallError::Contended)
+}
+
+/// Only what passes through the host or comes to it is opened: what the host itself may send is for its owner to say, and
+/// frames between ports have no mark of ours.
+fn may_open(chain: &ForeignChain) -> bool {
+    let hooked = matches!(chain.hook, Hook::Forward | Hook::Input);
+    chain.closes && hooked && !chain.owned && chain.family != Family::Bridge
+}
+
+/// What is to be done about a chain so that it has one opening, at the right place, or none.
+fn change(chain: &ForeignChain, instance: &str, open: bool) -> Batch {
+    let mut batch = Batch::default();
+    let opening = opening(chain, instance);
+    let closing = chain.closing_rule().unwrap_or(usize::MAX);
+    let mut standing = false;
+    for (position, rule) in chain.rules.iter().enumerate().filter(|(_, rule)| is_ours(rule, instance)) {
+        let good =
+            open && !standing && position < closing && equal_but_for_counts(&rule.expressions, &opening.expressions);
+        standing |= good;
+        if !good {
+            batch.delete_rule(rule);
+        }
+    }
+    if open && !standing {
+        batch.insert_rule(&opening);
+    }
+    batch
+}
+
+fn comment(instance: &str) -> String {
+    format!("ginnel {instance}")
+}
+
+fn is_ours(rule: &Rule, instance: &str) -> bool {
+    rule.comment.as_deref() == Some(comment(instance).as_str())
+}
+
+fn opening(chain: &ForeignChain, instance: &str) -> Rule {
+    let mut expressions = if chain.is_of_iptables() { xt_marked() } else { marked() };
+    expressions.extend([Expression::COUNTER, Expression::Verdict(Verdict::Accept)]);
+    Rule {
+        family: chain.family,
+        table: chain.table.clone(),
+        chain: chain.stand.clone(),
+        handle: None,
+        expressions,
+        comment: Some(comment(instance)),
+    }
+}
+
+/// `-m mark --mark MARK/MARK`: `xt_mark_mtinfo1`, mark, mask, inversion, aligned to eight bytes.
+fn xt_marked() -> Vec<Expression> {
+    let mut info = [MARK.to_ne_bytes(), MARK.to_ne_bytes()].concat();
+    info.resize(16, 0);
+    vec![Expression::XtMatch { name: "mark".into(), revision: 1, info }]
+}
+
+fn marked() -> Vec<Expression> {
+    let register = Register::new(0);
+    let mark = MARK.to_ne_bytes();
+    vec![
+        Expression::Meta { key: MetaKey::Mark, into: register },
+        Expression::Bitwise { from: register, into: register, mask: mark.into(), xor: vec![0; 4] },
+        Expression::Compare { from: register, equal: true, value: mark.into() },
+    ]
+}
+
+fn finding(chain: &ForeignChain, prefixes: &BTreeSet<IpNet>) -> Finding {
+    let title = chain.title();
+    let what = match chain.hook {
+        _ if chain.family == Family::Bridge => "frames between containers",
+        Hook::Forward => "packets between containers and elsewhere",
+        Hook::Input => "packets of containers to this host",
+        _ => "packets of this host to containers",
+    };
+    let why = if chain.owned { ", and its owner lets nobody else change it" } else { "" };
+    let remedy = match chain.table.as_str() {
+        "firewalld" => {
+            let sources = prefixes.iter().map(|prefix| format!(" --add-source={prefix}"));
+            let sources: String = sources.collect();
+            Some(format!("firewall-cmd --permanent --zone=trusted{sources} && firewall-cmd --reload"))
+        }
+        // What is switched has no mark, and what is owned takes no rule.
+        _ if chain.family == Family::Bridge || chain.owned => None,
+        _ => Some(format!("nft insert rule {title} meta mark and {MARK:#x} == {MARK:#x} accept")),
+    };
+    Finding { code: "foreign_drop", detail: format!("chain {title} drops {what}{why}"), remedy }
+}

@@ -1,0 +1,112 @@
+//! Looking at the chains of others: which of them close, and where an opening would stand.
+
+use crate::firewall::error::FirewallError;
+use crate::firewall::limits::OPENINGS_MAX;
+use crate::firewall::nft::{Expression, Family, Hook, Nft, NftError, Rule, Table, Verdict};
+use crate::firewall::ruleset::TABLE_COMMENT;
+use nix::errno::Errno;
+
+/// Docker's chain for the rules of others, called first from FORWARD and kept across its restarts.
+const DOCKER_USER: &str = "DOCKER-USER";
+
+/// A base chain of others that decides about packets of ours.
+#[derive(Debug)]
+pub(super) struct ForeignChain {
+    pub(super) family: Family,
+    pub(super) table: String,
+    pub(super) hook: Hook,
+    /// The chain itself, by name.
+    pub(super) name: String,
+    /// Whether a packet that no rule knows is dropped.
+    pub(super) closes: bool,
+    /// Whether its table is closed to everybody but its maker.
+    pub(super) owned: bool,
+    /// The chain in which an opening stands, and its rules.
+    pub(super) stand: String,
+    pub(super) rules: Vec<Rule>,
+}
+
+impl ForeignChain {
+    /// As `family table chain`.
+    pub(super) fn title(&self) -> String {
+        format!("{} {} {}", self.family.name(), self.table, self.name)
+    }
+
+    /// Whether iptables-nft made it.
+    pub(super) fn is_of_iptables(&self) -> bool {
+        matches!(self.family, Family::Ipv4 | Family::Ipv6)
+            && self.table == "filter"
+            && matches!(self.name.as_str(), "FORWARD" | "INPUT")
+    }
+
+    /// Position of the first rule that lets nothing past it.
+    pub(super) fn closing_rule(&self) -> Option<usize> {
+        self.rules.iter().position(closes_all)
+    }
+}
+
+/// The base chains of others that see forwarded, incoming or outgoing packets, at most [`OPENINGS_MAX`]. Beyond that, nobody
+/// could say what they do together.
+pub(super) fn scan(nft: &mut Nft) -> Result<Vec<ForeignChain>, FirewallError> {
+    let tables = nft.tables(Family::Any)?;
+    let chains = nft.chains(Family::Any, None)?;
+    let mut found = Vec::new();
+    for chain in &chains {
+        let Some(base) = &chain.base else { continue };
+        let sees = matches!(base.hook, Hook::Forward | Hook::Input | Hook::Output);
+        let speaks = matches!(chain.family, Family::Inet | Family::Ipv4 | Family::Ipv6 | Family::Bridge);
+        let table = tables.iter().find(|table| table.family == chain.family && table.name == chain.table);
+        if !sees || !speaks || base.kind != "filter" || table.is_none_or(is_of_this_program) {
+            continue;
+        }
+        if found.len() == OPENINGS_MAX {
+            break;
+        }
+        let rules = rules(nft, chain.family, &chain.table, &chain.name)?;
+        let mut foreign = ForeignChain {
+            family: chain.family,
+            table: chain.table.clone(),
+            hook: base.hook,
+            name: chain.name.clone(),
+            closes: base.drops || rules.iter().any(closes_all),
+            owned: table.is_some_and(|table| table.owned),
+            stand: chain.name.clone(),
+            rules,
+        };
+        if foreign.is_of_iptables() && foreign.name == "FORWARD" && calls_first(&foreign.rules, DOCKER_USER) {
+            foreign.rules = self::rules(nft, chain.family, &chain.table, DOCKER_USER)?;
+            foreign.stand = DOCKER_USER.into();
+        }
+        found.push(foreign);
+    }
+    Ok(found)
+}
+
+/// Rules of a chain; none where it went meanwhile, which the generation tells.
+fn rules(nft: &mut Nft, family: Family, table: &str, chain: &str) -> Result<Vec<Rule>, FirewallError> {
+    match nft.rules(family, table, Some(chain)) {
+        Err(NftError::List { errno: Errno::ENOENT, .. }) => Ok(Vec::new()),
+        other => Ok(other?),
+    }
+}
+
+/// Another instance is no stranger: it lets pass what is not its own.
+fn is_of_this_program(table: &Table) -> bool {
+    table.comment.as_deref() == Some(TABLE_COMMENT) && table.name.starts_with("ginnel-")
+}
+
+fn closes_all(rule: &Rule) -> bool {
+    let Some((last, before)) = rule.expressions.split_last() else { return false };
+    last.is_final() && before.iter().all(Expression::is_transparent)
+}
+
+/// Whether `chain` is called for every packet, before any rule that closes.
+fn calls_first(rules: &[Rule], chain: &str) -> bool {
+    let calls = |rule: &Rule| match rule.expressions.split_last() {
+        Some((Expression::Verdict(Verdict::Jump(to)), before)) => {
+            to == chain && before.iter().all(Expression::is_transparent)
+        }
+        _ => false,
+    };
+    rules.iter().take_while(|rule| !closes_all(rule)).any(calls)
+}

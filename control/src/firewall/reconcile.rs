@@ -1,0 +1,337 @@
+//! Comparing the kernel's ruleset with what it is to be, and making it so.
+//!
+//! Where a table's structure differs in anything, the table is made again, at once with its elements; where only elements
+//! differ, only those are changed. What was read is acted upon only as long as the ruleset is of the generation it was read
+//! in.
+
+use super::desired::NetworkId;
+use super::elements::{Edit, Edits, Net};
+use super::error::FirewallError;
+use super::limits::COMMIT_TRIES_MAX;
+use super::nft::{Batch, Element, Family, Nft, NftError, Rule, Table, equal_but_for_counts};
+use super::ruleset::{Place, SetId, Structure, TABLE_COMMENT, network_structure, structure, table_name};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+/// The ruleset as it is to be.
+#[derive(Debug)]
+pub(super) struct Expected {
+    instance: String,
+    /// Name of our tables.
+    table: String,
+    networks: BTreeSet<NetworkId>,
+    elements: HashMap<SetId, HashSet<Element>>,
+}
+
+/// What a reconciliation did.
+#[derive(Debug, Default)]
+pub(super) struct Reconciled {
+    /// Tables made again, or for the first time.
+    pub(super) built: Vec<Place>,
+    /// Elements changed in the others.
+    pub(super) net: Net,
+    /// Messages sent.
+    pub(super) messages: usize,
+}
+
+impl Reconciled {
+    pub(super) fn is_change(&self) -> bool {
+        self.messages > 0
+    }
+}
+
+impl Expected {
+    /// The ruleset of `instance` with nothing in it.
+    pub(super) fn new(instance: &str) -> Self {
+        let elements = SetId::CONSTANT.map(|id| (id, HashSet::new())).into();
+        Self { instance: instance.into(), table: table_name(instance), networks: BTreeSet::new(), elements }
+    }
+
+    /// Name of our tables.
+    pub(super) fn table(&self) -> &str {
+        &self.table
+    }
+
+    /// Takes over changes.
+    pub(super) fn edit(&mut self, edits: &Edits) {
+        edits.networks().iter().for_each(|(network, add)| self.set_network(*network, *add));
+        edits.iter().for_each(|edit| self.set_element(edit, edit.add));
+        self.forget_networks(edits);
+    }
+
+    /// Takes changes back.
+    pub(super) fn take_back(&mut self, edits: &Edits) {
+        edits.networks().iter().rev().for_each(|(network, add)| self.set_network(*network, !add));
+        edits.iter().rev().for_each(|edit| self.set_element(edit, !edit.add));
+        self.forget_networks(edits);
+    }
+
+    fn set_network(&mut self, network: NetworkId, there: bool) {
+        if there {
+            self.networks.insert(network);
+        } else {
+            self.networks.remove(&network);
+        }
+    }
+
+    fn set_element(&mut self, edit: &Edit, there: bool) {
+        let elements = self.elements.entry(edit.set).or_default();
+        if there {
+            elements.insert(edit.element.clone());
+        } else {
+            elements.remove(&edit.element);
+        }
+    }
+
+    /// The sets of networks that are no longer are empty by now.
+    fn forget_networks(&mut self, edits: &Edits) {
+        for (network, _) in edits.networks() {
+            if !self.networks.contains(network) {
+                SetId::of_network(*network).iter().for_each(|id| drop(self.elements.remove(id)));
+            }
+        }
+    }
+
+    /// The batch for changes.
+    pub(super) fn batch(&self, net: &Net) -> Batch {
+        let mut batch = Batch::default();
+        let of = |network| Place::ALL.map(|place| network_structure(place, &self.instance, network));
+        for structure in net.networks_added.iter().flat_map(|network| of(*network)) {
+            add_contents(&structure, &mut batch);
+        }
+        for (set, elements) in &net.removed {
+            batch.delete_elements(&set.set(&self.table), elements);
+        }
+        for (set, elements) in &net.added {
+            batch.add_elements(&set.set(&self.table), elements);
+        }
+        for structure in net.networks_removed.iter().flat_map(|network| of(*network)) {
+            structure.chains.iter().for_each(|chain| batch.delete_chain(chain));
+            structure.sets.iter().for_each(|set| batch.delete_set(set));
+        }
+        batch
+    }
+
+    /// All of the table at `place`, and its sets.
+    fn structure(&self, place: Place) -> (Structure, Vec<SetId>) {
+        let mut all = structure(place, &self.instance);
+        let mut sets: Vec<_> = SetId::CONSTANT.into();
+        for network in &self.networks {
+            all.extend(network_structure(place, &self.instance, *network));
+            sets.extend(SetId::of_network(*network));
+        }
+        sets.retain(|id| id.place() == place);
+        (all, sets)
+    }
+
+    /// Makes the kernel's ruleset this one. Sends nothing where it is.
+    pub(super) fn reconcile(&self, nft: &mut Nft) -> Result<Reconciled, FirewallError> {
+        let mut done = Reconciled::default();
+        let mut superseded = 0;
+        loop {
+            let generation = nft.generation()?;
+            let plan = match self.plan(nft) {
+                // What is listed of a table that goes at that moment.
+                Err(FirewallError::Nft(NftError::List { .. })) if nft.generation()? != generation => None,
+                plan => Some(plan?),
+            };
+            let Some(plan) = plan.filter(|plan| !plan.batch.is_empty()) else {
+                if nft.generation()? == generation {
+                    return Ok(done);
+                }
+                superseded += 1;
+                if superseded >= COMMIT_TRIES_MAX {
+                    return Err(FirewallError::Contended);
+                }
+                continue;
+            };
+            match nft.commit(&plan.batch, Some(generation)) {
+                Ok(()) => {
+                    done.messages += plan.batch.messages();
+                    done.built.extend(plan.built);
+                    done.net.extend(plan.net);
+                    if plan.complete {
+                        return Ok(done);
+                    }
+                }
+                Err(NftError::Superseded) if superseded < COMMIT_TRIES_MAX => superseded += 1,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Removes our tables and tells whether there were any.
+    pub(super) fn remove(&self, nft: &mut Nft) -> Result<bool, FirewallError> {
+        for _ in 0..COMMIT_TRIES_MAX {
+            let generation = nft.generation()?;
+            let mut batch = Batch::default();
+            for place in self.places_among(&nft.tables(Family::Any)?)? {
+                batch.delete_table(place.family(), &self.table);
+            }
+            match nft.commit(&batch, Some(generation)) {
+                Ok(()) => return Ok(!batch.is_empty()),
+                Err(NftError::Superseded) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(FirewallError::Contended)
+    }
+
+    /// The places at which our tables are.
+    fn places_among(&self, tables: &[Table]) -> Result<Vec<Place>, FirewallError> {
+        let mut places = Vec::new();
+        for place in Place::ALL {
+            let found = tables.iter().find(|table| table.family == place.family() && table.name == self.table);
+            match found {
+                Some(table) if table.comment.as_deref() != Some(TABLE_COMMENT) => {
+                    return Err(FirewallError::ForeignTable { family: table.family.name(), name: table.name.clone() });
+                }
+                Some(_) => places.push(place),
+                None => {}
+            }
+        }
+        Ok(places)
+    }
+
+    fn plan(&self, nft: &mut Nft) -> Result<Plan, FirewallError> {
+        let mut plan = Plan { bytes_max: nft.batch_bytes_max(), complete: true, ..Plan::default() };
+        let there = self.places_among(&nft.tables(Family::Any)?)?;
+        for place in Place::ALL {
+            let (structure, sets) = self.structure(place);
+            let is_there = there.contains(&place);
+            let is_sound = is_there && is_sound(nft, &structure)?;
+            let elements = if is_sound { read_elements(nft, &self.table, place, &sets)? } else { None };
+            match elements {
+                Some(elements) => self.plan_elements(&elements, &mut plan),
+                None => self.plan_table(place, &structure, &sets, is_there, &mut plan),
+            }
+        }
+        Ok(plan)
+    }
+
+    fn plan_elements(&self, found: &HashMap<SetId, HashSet<Element>>, plan: &mut Plan) {
+        let none = HashSet::new();
+        for (id, found) in found {
+            let expected = self.elements.get(id).unwrap_or(&none);
+            if found == expected {
+                continue;
+            }
+            // The ends of ranges mean something only together.
+            let all = id.has_ranges();
+            let difference = |a: &HashSet<Element>, b: &HashSet<Element>| {
+                let mut only: Vec<_> = a.iter().filter(|element| all || !b.contains(*element)).cloned().collect();
+                only.sort_unstable();
+                only
+            };
+            for (elements, add) in [(difference(found, expected), false), (difference(expected, found), true)] {
+                let taken = self.plan_some(*id, &elements, add, plan);
+                let side = if add { &mut plan.net.added } else { &mut plan.net.removed };
+                side.entry(*id).or_default().extend(elements.into_iter().take(taken));
+            }
+        }
+    }
+
+    fn plan_table(&self, place: Place, structure: &Structure, sets: &[SetId], is_there: bool, plan: &mut Plan) {
+        if is_there {
+            plan.batch.delete_table(place.family(), &self.table);
+        }
+        plan.batch.add_table(&structure.table);
+        add_contents(structure, &mut plan.batch);
+        for id in sets {
+            let mut elements: Vec<_> = self.elements.get(id).into_iter().flatten().cloned().collect();
+            elements.sort_unstable();
+            self.plan_some(*id, &elements, true, plan);
+        }
+        plan.built.push(place);
+    }
+
+    /// As many of the elements as the batch takes; the rest is for the next. Of a table that is being built, those are
+    /// missing until then, by which more is dropped and nothing let through.
+    fn plan_some(&self, id: SetId, elements: &[Element], add: bool, plan: &mut Plan) -> usize {
+        let set = id.set(&self.table);
+        let mut taken = 0;
+        // Ranges stay together; their number is bounded so that they fit.
+        for some in elements.chunks(if id.has_ranges() { usize::MAX } else { ELEMENTS_STEP }) {
+            if !id.has_ranges() && plan.batch.bytes() + BATCH_MARGIN_BYTES > plan.bytes_max {
+                plan.complete = false;
+                break;
+            }
+            if add {
+                plan.batch.add_elements(&set, some);
+            } else {
+                plan.batch.delete_elements(&set, some);
+            }
+            taken += some.len();
+        }
+        taken
+    }
+}
+
+/// Elements after which a batch is looked at for its length, and room kept for as many.
+const ELEMENTS_STEP: usize = 256;
+const BATCH_MARGIN_BYTES: usize = 64 * 1024;
+
+#[derive(Debug, Default)]
+struct Plan {
+    batch: Batch,
+    /// What the batch may grow to.
+    bytes_max: usize,
+    built: Vec<Place>,
+    net: Net,
+    complete: bool,
+}
+
+/// Chains, sets and rules, in the order in which one needs the other.
+fn add_contents(structure: &Structure, batch: &mut Batch) {
+    structure.chains.iter().for_each(|chain| batch.add_chain(chain));
+    structure.sets.iter().for_each(|set| batch.add_set(set));
+    structure.rules.iter().for_each(|rule| batch.append_rule(rule));
+}
+
+/// Whether the table has these chains, rules and sets and no others.
+fn is_sound(nft: &mut Nft, expected: &Structure) -> Result<bool, FirewallError> {
+    let (family, name) = (expected.table.family, expected.table.name.as_str());
+    let mut chains = nft.chains(family, Some(name))?;
+    chains.retain(|chain| chain.family == family);
+    let same_chains = by_name(&chains, |chain| &chain.name) == by_name(&expected.chains, |chain| &chain.name);
+    if !same_chains || !same_rules(&nft.rules(family, name, None)?, &expected.rules) {
+        return Ok(false);
+    }
+    let sets: Option<Vec<_>> = nft.sets(family, name)?.into_iter().collect();
+    Ok(sets.is_some_and(|sets| by_name(&sets, |set| &set.name) == by_name(&expected.sets, |set| &set.name)))
+}
+
+fn by_name<T>(objects: &[T], name: impl Fn(&T) -> &String) -> BTreeMap<&String, &T> {
+    objects.iter().map(|object| (name(object), object)).collect()
+}
+
+/// The elements of the sets; `None` where one has elements that this program does not make.
+fn read_elements(
+    nft: &mut Nft,
+    table: &str,
+    place: Place,
+    sets: &[SetId],
+) -> Result<Option<HashMap<SetId, HashSet<Element>>>, FirewallError> {
+    let mut found = HashMap::new();
+    for id in sets {
+        let Some(elements) = nft.elements(place.family(), table, &id.name())? else { return Ok(None) };
+        found.insert(*id, elements.into_iter().collect());
+    }
+    Ok(Some(found))
+}
+
+/// Whether the rules of each chain are the same, in the same order.
+fn same_rules(found: &[Rule], expected: &[Rule]) -> bool {
+    fn by_chain(rules: &[Rule]) -> BTreeMap<&str, Vec<&Rule>> {
+        let mut chains = BTreeMap::<_, Vec<_>>::new();
+        for rule in rules {
+            chains.entry(rule.chain.as_str()).or_default().push(rule);
+        }
+        chains
+    }
+    let (found, expected) = (by_chain(found), by_chain(expected));
+    let same = |a: &Rule, b: &Rule| a.comment == b.comment && equal_but_for_counts(&a.expressions, &b.expressions);
+    found.len() == expected.len()
+        && found.iter().zip(&expected).all(|((a, found), (b, expected))| {
+            a == b && found.len() == expected.len() && found.iter().zip(expected).all(|(a, b)| same(a, b))
+        })
+}

@@ -1,0 +1,5 @@
+//! The firewall, seen from the packets: every rule shown to do what it is for, and nothing more.
+
+mod isolation;
+mod probe;
+mod town;
