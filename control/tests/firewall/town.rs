@@ -1,13 +1,13 @@
 //! A node with its surroundings, each in a network namespace of its own.
 //!
 //! ```text
-//!   a1  x1  n1        a2  x2  n2         r7  r0          containers; their networks: a 7, x 9, r7 7, the others none
-//!    │   │   │         │   │   │          │   │           eth0
-//!   ═╧═══╧═══╧═ br-b  ═╧═══╧═══╧═ br-c    │   │           bridges of two services; routed veths
-//!        └───────┬──────────┘             │   │
-//!               node ─────────────────────┴───┘
-//!      under0 │     │ tun-g
-//!           world  far                                  the internet side; another node with its containers
+//!   a1  b1  x1  n1  m1        a2  x2  n2         r7  r0   containers; their networks: a and b 7, x 9, r7 7, the others none
+//!    │   │   │   │   │         │   │   │          │   │    eth0
+//!   ═╧═══╧═══╧═══╧═══╧═ br-b  ═╧═══╧═══╧═ br-c    │   │    bridges of two services; routed veths
+//!            └───────┬─────────────┘              │   │
+//!                   node ─────────────────────────┴───┘
+//!          under0 │     │ tun-g
+//!               world  far                                  the internet side; another node with its containers
 //! ```
 //!
 //! The tunnel is a cable here, with the other end as gateway so that nobody asks for addresses: the firewall knows
@@ -199,6 +199,8 @@ impl Town {
             ("a1", BRIDGE_B, 11, Some(7)),
             ("x1", BRIDGE_B, 12, Some(9)),
             ("n1", BRIDGE_B, 13, None),
+            ("b1", BRIDGE_B, 14, Some(7)),
+            ("m1", BRIDGE_B, 15, None),
             ("a2", BRIDGE_C, 11, Some(7)),
             ("x2", BRIDGE_C, 12, Some(9)),
             ("n2", BRIDGE_C, 13, None),

@@ -23,6 +23,11 @@ const FILTER: i32 = -10;
 const LOOPBACK_V4: [u8; 1] = [127];
 const LOOPBACK_V6: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 
+/// RFC 5771, section 4, and RFC 4291, section 2.7: groups of one link. RFC 919: everybody on it.
+const LINK_GROUPS_V4: [u8; 3] = [224, 0, 0];
+const LINK_GROUPS_V6: [u8; 2] = [0xff, 0x02];
+const BROADCAST_V4: [u8; 4] = [255; 4];
+
 pub(super) fn chains() -> Vec<Outline> {
     vec![
         Outline::called("from-guest", from_guest()),
@@ -166,8 +171,15 @@ fn fence() -> Vec<Line> {
 
 /// Between two addresses that are not of one network. Beyond the overlay there is none.
 fn apart() -> Vec<Line> {
+    let (v4, v6) = (|| when().version(Version::V4), || when().version(Version::V6));
     let mut rules = vec![
         when().is_translated().back(),
+        // What never leaves a link is not routed, so it was switched, and the bridge has judged it.
+        v4().starts_with(Destination(Version::V4), &LINK_GROUPS_V4).back(),
+        v4().starts_with(Destination(Version::V4), &BROADCAST_V4).back(),
+        v6().starts_with(Destination(Version::V6), &LINK_GROUPS_V6).back(),
+        v6().is_link_local(Destination(Version::V6)).back(),
+        v6().is_link_local(Source(Version::V6)).back(),
         when().is_in(&[InName], SetId::Ours).is_in(&[OutName], SetId::Ours).drop(DropReason::Isolated),
     ];
     // On the way to the host and from it there is but one interface.

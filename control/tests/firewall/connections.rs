@@ -1,0 +1,172 @@
+//! State of connections: what is invalid, what ends with a container, what fits the way.
+
+use crate::probe::{connect, exchange, refused, tcp, udp};
+use crate::town::{BRIDGE_B, Place, TUNNEL, Town, ip, network, until};
+use ginnel_control::firewall::{Change, DropReason};
+use ginnel_control::lab::rights_or_skip;
+use nix::sys::socket::{getsockopt, sockopt::TcpMaxSeg};
+use std::io::Write;
+use std::net::SocketAddr;
+
+#[test]
+fn what_conntrack_does_not_know_is_dropped() {
+    if !rights_or_skip() {
+        return;
+    }
+    let mut town = Town::build();
+    let (a, b) = (town.attach("a", BRIDGE_B, 11, None), town.attach("b", "br-c", 11, None));
+    for v6 in [false, true] {
+        // Connections are not picked up in the middle.
+        town.node.run("sysctl -qw net.netfilter.nf_conntrack_tcp_loose=0");
+        let listener = tcp(&b, b.ip(v6), 80);
+        let (mut near, _far) = connect(&a, SocketAddr::new(b.ip(v6), 80), &listener);
+        near.write_all(b"before").unwrap();
+        // A container's connections end with it; that it comes back at once does not bring them back.
+        let container = |place: &Place| ginnel_control::firewall::Container {
+            links: vec![ginnel_control::firewall::ContainerLink::Port {
+                veth: format!("veth-{}", place.name),
+                bridge: BRIDGE_B.into(),
+            }],
+            addresses: vec![place.v4, place.v6],
+            network: None,
+        };
+        town.firewall.change([Change::RemoveContainer("a".into())]).unwrap();
+        town.firewall.change([Change::AddContainer("a".into(), container(&a))]).unwrap();
+        let before = town.drops(DropReason::Invalid);
+        near.write_all(b"after").unwrap();
+        until("a segment of a forgotten connection dropped", || town.drops(DropReason::Invalid) > before);
+    }
+}
+
+#[test]
+fn segments_fit_the_way() {
+    if !rights_or_skip() {
+        return;
+    }
+    let mut town = Town::build();
+    let a = town.attach("a", BRIDGE_B, 11, None);
+    let far = town.add_remote("f", 77, None);
+    // A narrow tunnel between wide ends: without the rule each would offer 1,460 and 1,440 bytes.
+    town.node.run(&format!("ip link set {TUNNEL} mtu 1380"));
+    for (v6, fits) in [(false, 1_380 - 40), (true, 1_380 - 60)] {
+        for (client, server) in [(&a, &far), (&far, &a)] {
+            let listener = tcp(server, server.ip(v6), 80);
+            let (near, far) = connect(client, SocketAddr::new(server.ip(v6), 80), &listener);
+            for end in [&near, &far] {
+                let offered = getsockopt(end, TcpMaxSeg).unwrap();
+                // Time stamps take 12 bytes of it.
+                assert!((fits - 12..=fits).contains(&offered), "{} to {}: {offered}", client.name, server.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_member_that_leaves_is_cut_off() {
+    if !rights_or_skip() {
+        return;
+    }
+    let mut town = Town::build();
+    let a = town.attach("a", BRIDGE_B, 11, Some(7));
+    let far = town.add_remote("f", 77, None);
+    for v6 in [false, true] {
+        let prefix = if v6 { "fd00:200:2::77/128" } else { "10.200.2.77/32" }.parse().unwrap();
+        let to = SocketAddr::new(far.ip(v6), 7_000);
+        let (client, server) = (udp(&a, a.ip(v6), 0), udp(&far, far.ip(v6), 7_000));
+        refused(&town, &client, to, &server, DropReason::Isolated);
+        town.firewall.change([Change::AddMember(prefix, network(7))]).unwrap();
+        exchange(&client, to, &server);
+        // The flow is established, and refused all the same.
+        town.firewall.change([Change::AddMember(prefix, network(8))]).unwrap();
+        refused(&town, &client, to, &server, DropReason::Isolated);
+        town.firewall.change([Change::AddMember(prefix, network(7))]).unwrap();
+        exchange(&client, to, &server);
+        town.firewall.change([Change::RemoveMember(prefix)]).unwrap();
+        refused(&town, &client, to, &server, DropReason::Isolated);
+    }
+}
+
+#[test]
+fn neighbours_that_are_apart_do_not_meet_below_ip_either() {
+    if !rights_or_skip() {
+        return;
+    }
+    let mut town = Town::build();
+    let a = town.attach("a", BRIDGE_B, 11, Some(7));
+    let b = town.attach("b", BRIDGE_B, 12, Some(7));
+    let x = town.attach("x", BRIDGE_B, 13, Some(9));
+    let hardware = |place: &Place| place.run("ip -br link show eth0").split_whitespace().nth(2).unwrap().to_owned();
+    // Knowing the hardware address already, nobody has to be asked.
+    a.run(&format!(
+        "ip neigh replace {} lladdr {mac} dev eth0; ip neigh replace {} lladdr {mac} dev eth0",
+        x.v4,
+        x.v6,
+        mac = hardware(&x)
+    ));
+    for v6 in [false, true] {
+        let client = udp(&a, a.ip(v6), 0);
+        let (friend, stranger) = (udp(&b, b.ip(v6), 7_000), udp(&x, x.ip(v6), 7_000));
+        exchange(&client, SocketAddr::new(b.ip(v6), 7_000), &friend);
+        refused(&town, &client, SocketAddr::new(x.ip(v6), 7_000), &stranger, DropReason::Isolated);
+    }
+    // By link-local addresses, which belong to nobody.
+    for (place, address) in [(&a, "fe80::a"), (&b, "fe80::b"), (&x, "fe80::c")] {
+        place.run(&format!("ip -6 addr add {address}/64 dev eth0 nodad"));
+    }
+    let index = a.netns.configure(async |netlink| Ok(netlink.link("eth0").await?.index)).unwrap();
+    let scoped = |address: &str| SocketAddr::V6(std::net::SocketAddrV6::new(address.parse().unwrap(), 7_000, 0, index));
+    let open = |place: &Place, address: SocketAddr| {
+        let socket = place.netns.run_in(|| std::net::UdpSocket::bind(address)).unwrap().unwrap();
+        socket.set_read_timeout(Some(std::time::Duration::from_millis(100))).unwrap();
+        socket
+    };
+    let client = open(&a, scoped("fe80::a"));
+    let (friend, stranger) = (open(&b, scoped("fe80::b")), open(&x, scoped("fe80::c")));
+    exchange(&client, scoped("fe80::b"), &friend);
+    refused(&town, &client, scoped("fe80::c"), &stranger, DropReason::Isolated);
+}
+
+#[test]
+fn an_address_of_the_host_can_be_a_member() {
+    if !rights_or_skip() {
+        return;
+    }
+    let mut town = Town::build();
+    let a = town.attach("a", BRIDGE_B, 11, Some(7));
+    let n = town.attach("n", BRIDGE_B, 12, None);
+    town.node.run("ip addr add 10.200.1.50/32 dev lo; ip -6 addr add fd00:200:1::50/128 dev lo nodad");
+    let shared = Place { v4: ip("10.200.1.50"), v6: ip("fd00:200:1::50"), ..town.node.clone() };
+    let member = |prefix: &str| Change::AddMember(prefix.parse().unwrap(), network(7));
+    town.firewall.change([member("10.200.1.50/32"), member("fd00:200:1::50/128")]).unwrap();
+    for v6 in [false, true] {
+        let server = udp(&shared, shared.ip(v6), 7_000);
+        let to = SocketAddr::new(shared.ip(v6), 7_000);
+        exchange(&udp(&a, a.ip(v6), 0), to, &server);
+        refused(&town, &udp(&n, n.ip(v6), 0), to, &server, DropReason::Isolated);
+        let from = udp(&shared, shared.ip(v6), 0);
+        let (friend, stranger) = (udp(&a, a.ip(v6), 7_000), udp(&n, n.ip(v6), 7_000));
+        exchange(&from, SocketAddr::new(a.ip(v6), 7_000), &friend);
+        refused(&town, &from, SocketAddr::new(n.ip(v6), 7_000), &stranger, DropReason::Isolated);
+    }
+}
+
+#[test]
+fn what_would_leave_by_the_wrong_door_stays() {
+    if !rights_or_skip() {
+        return;
+    }
+    let mut town = Town::build();
+    let a = town.attach("a", BRIDGE_B, 11, None);
+    // The tunnel is gone and its routes with it: packets for other nodes would go out bare.
+    town.node.run(&format!("ip link set {TUNNEL} down"));
+    for v6 in [false, true] {
+        let bare = if v6 { "fd00:200:2::77" } else { "10.200.2.77" };
+        town.world.run(&format!(
+            "ip addr add {bare}/{} dev lo {}",
+            if v6 { 128 } else { 32 },
+            if v6 { "nodad" } else { "" }
+        ));
+        let server = udp(&town.world, ip(bare), 7_000);
+        refused(&town, &udp(&a, a.ip(v6), 0), SocketAddr::new(ip(bare), 7_000), &server, DropReason::Unrouted);
+    }
+}
