@@ -215,18 +215,19 @@ impl Expected {
             if found == expected {
                 continue;
             }
-            // The ends of ranges mean something only together.
-            let all = id.has_ranges();
-            let difference = |a: &HashSet<Element>, b: &HashSet<Element>| {
-                let mut only: Vec<_> = a.iter().filter(|element| all || !b.contains(*element)).cloned().collect();
-                only.sort_unstable();
-                only
-            };
-            for (elements, add) in [(difference(found, expected), false), (difference(expected, found), true)] {
-                let taken = self.plan_some(*id, &elements, add, plan);
-                let side = if add { &mut plan.net.added } else { &mut plan.net.removed };
-                side.entry(*id).or_default().extend(elements.into_iter().take(taken));
+            let set = id.set(&self.table);
+            if id.has_ranges() {
+                // The ends of ranges mean something only together.
+                plan.batch.flush_set(&set);
+                plan.batch.add_elements(&set, &in_order(expected));
+                continue;
             }
+            let removed = in_order(found.difference(expected));
+            let added = in_order(expected.difference(found));
+            let taken = plan.fill(&removed, |batch, some| batch.delete_elements(&set, some));
+            plan.net.removed.entry(*id).or_default().extend(removed.into_iter().take(taken));
+            let taken = plan.fill(&added, |batch, some| batch.add_elements(&set, some));
+            plan.net.added.entry(*id).or_default().extend(added.into_iter().take(taken));
         }
     }
 
@@ -237,32 +238,15 @@ impl Expected {
         plan.batch.add_table(&structure.table);
         add_contents(structure, &mut plan.batch);
         for id in sets {
-            let mut elements: Vec<_> = self.elements.get(id).into_iter().flatten().cloned().collect();
-            elements.sort_unstable();
-            self.plan_some(*id, &elements, true, plan);
+            let set = id.set(&self.table);
+            let elements = in_order(self.elements.get(id).into_iter().flatten());
+            if id.has_ranges() {
+                plan.batch.add_elements(&set, &elements);
+            } else {
+                plan.fill(&elements, |batch, some| batch.add_elements(&set, some));
+            }
         }
         plan.built.push(place);
-    }
-
-    /// As many of the elements as the batch takes; the rest is for the next. Of a table that is being built, those are
-    /// missing until then, by which more is dropped and nothing let through.
-    fn plan_some(&self, id: SetId, elements: &[Element], add: bool, plan: &mut Plan) -> usize {
-        let set = id.set(&self.table);
-        let mut taken = 0;
-        // Ranges stay together; their number is bounded so that they fit.
-        for some in elements.chunks(if id.has_ranges() { usize::MAX } else { ELEMENTS_STEP }) {
-            if !id.has_ranges() && plan.batch.bytes() + BATCH_MARGIN_BYTES > plan.bytes_max {
-                plan.complete = false;
-                break;
-            }
-            if add {
-                plan.batch.add_elements(&set, some);
-            } else {
-                plan.batch.delete_elements(&set, some);
-            }
-            taken += some.len();
-        }
-        taken
     }
 }
 
@@ -278,6 +262,31 @@ struct Plan {
     built: Vec<Place>,
     net: Net,
     complete: bool,
+}
+
+impl Plan {
+    /// Adds as many of the elements as the batch takes, and tells how many; the rest is for the next. Of a table that is
+    /// being built, those are missing until then, by which more is dropped and nothing let through. Ranges do not come
+    /// here: they stay together, and their number is bounded so that they fit.
+    fn fill(&mut self, elements: &[Element], add: impl Fn(&mut Batch, &[Element])) -> usize {
+        let mut taken = 0;
+        for some in elements.chunks(ELEMENTS_STEP) {
+            if self.batch.bytes() + BATCH_MARGIN_BYTES > self.bytes_max {
+                self.complete = false;
+                break;
+            }
+            add(&mut self.batch, some);
+            taken += some.len();
+        }
+        taken
+    }
+}
+
+/// By key, the end of a range before the beginning of the next, as the kernel expects them.
+fn in_order<'a>(elements: impl IntoIterator<Item = &'a Element>) -> Vec<Element> {
+    let mut elements: Vec<_> = elements.into_iter().cloned().collect();
+    elements.sort_unstable();
+    elements
 }
 
 /// Chains, sets and rules, in the order in which one needs the other.

@@ -1,7 +1,7 @@
 //! Making, keeping and removing the openings.
 
 use super::legacy;
-use super::scan::{ForeignChain, scan};
+use super::scan::{ForeignChain, closes_all, scan};
 use crate::firewall::error::FirewallError;
 use crate::firewall::health::Finding;
 use crate::firewall::limits::{COMMIT_TRIES_MAX, OPENINGS_MAX};
@@ -60,8 +60,10 @@ impl Openings {
     fn of(chains: &[ForeignChain], instance: &str, prefixes: &BTreeSet<IpNet>, legacy: Vec<Finding>) -> Self {
         let mut openings = Self { open: Vec::new(), findings: legacy };
         for chain in chains {
-            if chain.rules.iter().any(|rule| is_ours(rule, instance)) {
-                openings.open.push(format!("{} {} {}", chain.family.name(), chain.table, chain.stand));
+            let stands = chain.stands();
+            let stand = stands.iter().find(|(_, rules, _)| rules.iter().any(|rule| is_ours(rule, instance)));
+            if let Some((name, ..)) = stand {
+                openings.open.push(format!("{} {} {name}", chain.family.name(), chain.table));
             } else if chain.closes {
                 openings.findings.push(finding(chain, prefixes));
             }
@@ -98,19 +100,24 @@ fn may_open(chain: &ForeignChain) -> bool {
 /// What is to be done about a chain so that it has one opening, at the right place, or none.
 fn change(chain: &ForeignChain, instance: &str, open: bool) -> Batch {
     let mut batch = Batch::default();
-    let opening = opening(chain, instance);
-    let closing = chain.closing_rule().unwrap_or(usize::MAX);
-    let mut standing = false;
-    for (position, rule) in chain.rules.iter().enumerate().filter(|(_, rule)| is_ours(rule, instance)) {
-        let good =
-            open && !standing && position < closing && equal_but_for_counts(&rule.expressions, &opening.expressions);
-        standing |= good;
-        if !good {
-            batch.delete_rule(rule);
+    for (name, rules, is_right) in chain.stands() {
+        let opening = opening(chain, name, instance);
+        let closing = rules.iter().position(closes_all).unwrap_or(usize::MAX);
+        let mut stands = false;
+        for (position, rule) in rules.iter().enumerate().filter(|(_, rule)| is_ours(rule, instance)) {
+            let good = open
+                && is_right
+                && !stands
+                && position < closing
+                && equal_but_for_counts(&rule.expressions, &opening.expressions);
+            stands |= good;
+            if !good {
+                batch.delete_rule(rule);
+            }
         }
-    }
-    if open && !standing {
-        batch.insert_rule(&opening);
+        if open && is_right && !stands {
+            batch.insert_rule(&opening);
+        }
     }
     batch
 }
@@ -119,17 +126,25 @@ fn comment(instance: &str) -> String {
     format!("ginnel {instance}")
 }
 
+/// By the comment of a rule, or by that of xtables, which it has after `iptables-save` and `iptables-restore`.
 fn is_ours(rule: &Rule, instance: &str) -> bool {
-    rule.comment.as_deref() == Some(comment(instance).as_str())
+    let comment = comment(instance);
+    let says = |expression: &Expression| match expression {
+        Expression::XtMatch { name, info, .. } if name == "comment" => {
+            info.strip_prefix(comment.as_bytes()).is_some_and(|rest| rest.first().is_none_or(|byte| *byte == 0))
+        }
+        _ => false,
+    };
+    rule.comment.as_ref() == Some(&comment) || rule.expressions.iter().any(says)
 }
 
-fn opening(chain: &ForeignChain, instance: &str) -> Rule {
+fn opening(chain: &ForeignChain, stand: &str, instance: &str) -> Rule {
     let mut expressions = if chain.is_of_iptables() { xt_marked() } else { marked() };
     expressions.extend([Expression::COUNTER, Expression::Verdict(Verdict::Accept)]);
     Rule {
         family: chain.family,
         table: chain.table.clone(),
-        chain: chain.stand.clone(),
+        chain: stand.into(),
         handle: None,
         expressions,
         comment: Some(comment(instance)),

@@ -2,7 +2,7 @@
 
 use crate::firewall::error::FirewallError;
 use crate::firewall::limits::OPENINGS_MAX;
-use crate::firewall::nft::{Expression, Family, Hook, Nft, NftError, Rule, Table, Verdict};
+use crate::firewall::nft::{Chain, Expression, Family, Hook, Nft, NftError, Rule, Table, Verdict};
 use crate::firewall::ruleset::TABLE_COMMENT;
 use nix::errno::Errno;
 
@@ -21,9 +21,18 @@ pub(super) struct ForeignChain {
     pub(super) closes: bool,
     /// Whether its table is closed to everybody but its maker.
     pub(super) owned: bool,
-    /// The chain in which an opening stands, and its rules.
-    pub(super) stand: String,
+    /// Its rules.
     pub(super) rules: Vec<Rule>,
+    /// Docker's chain for others beside it, if it is there.
+    pub(super) docker_user: Option<DockerUser>,
+}
+
+/// Docker's chain for the rules of others.
+#[derive(Debug)]
+pub(super) struct DockerUser {
+    pub(super) rules: Vec<Rule>,
+    /// Whether it is called for every packet.
+    pub(super) is_called: bool,
 }
 
 impl ForeignChain {
@@ -39,9 +48,12 @@ impl ForeignChain {
             && matches!(self.name.as_str(), "FORWARD" | "INPUT")
     }
 
-    /// Position of the first rule that lets nothing past it.
-    pub(super) fn closing_rule(&self) -> Option<usize> {
-        self.rules.iter().position(closes_all)
+    /// The chains in which an opening may stand, by name and rules, and whether it should stand there.
+    pub(super) fn stands(&self) -> Vec<(&str, &[Rule], bool)> {
+        let in_docker_user = self.docker_user.as_ref().is_some_and(|chain| chain.is_called);
+        let mut stands = vec![(self.name.as_str(), self.rules.as_slice(), !in_docker_user)];
+        stands.extend(self.docker_user.as_ref().map(|chain| (DOCKER_USER, chain.rules.as_slice(), in_docker_user)));
+        stands
     }
 }
 
@@ -70,12 +82,16 @@ pub(super) fn scan(nft: &mut Nft) -> Result<Vec<ForeignChain>, FirewallError> {
             name: chain.name.clone(),
             closes: base.drops || rules.iter().any(closes_all),
             owned: table.is_some_and(|table| table.owned),
-            stand: chain.name.clone(),
             rules,
+            docker_user: None,
         };
-        if foreign.is_of_iptables() && foreign.name == "FORWARD" && calls_first(&foreign.rules, DOCKER_USER) {
-            foreign.rules = self::rules(nft, chain.family, &chain.table, DOCKER_USER)?;
-            foreign.stand = DOCKER_USER.into();
+        let is_docker_user =
+            |other: &&Chain| (other.family, &other.table) == (chain.family, &chain.table) && other.name == DOCKER_USER;
+        if foreign.is_of_iptables() && foreign.name == "FORWARD" && chains.iter().any(|other| is_docker_user(&other)) {
+            foreign.docker_user = Some(DockerUser {
+                rules: self::rules(nft, chain.family, &chain.table, DOCKER_USER)?,
+                is_called: calls_first(&foreign.rules, DOCKER_USER),
+            });
         }
         found.push(foreign);
     }
@@ -95,7 +111,7 @@ fn is_of_this_program(table: &Table) -> bool {
     table.comment.as_deref() == Some(TABLE_COMMENT) && table.name.starts_with("ginnel-")
 }
 
-fn closes_all(rule: &Rule) -> bool {
+pub(super) fn closes_all(rule: &Rule) -> bool {
     let Some((last, before)) = rule.expressions.split_last() else { return false };
     last.is_final() && before.iter().all(Expression::is_transparent)
 }

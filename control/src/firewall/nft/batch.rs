@@ -168,6 +168,12 @@ impl Batch {
         self.change_elements("delete elements", message::DELETE_ELEMENTS, 0, set, elements);
     }
 
+    /// Takes all elements out of a set.
+    pub fn flush_set(&mut self, set: &Set) {
+        let step = step("flush set", set.family, &set.table, &set.name);
+        self.push(step, message::DELETE_ELEMENTS, 0, |writer| set.write_flush(writer));
+    }
+
     fn change_elements(&mut self, verb: &'static str, message: u8, flags: u16, set: &Set, elements: &[Element]) {
         for some in elements.chunks(ELEMENTS_PER_MESSAGE) {
             let step = step(verb, set.family, &set.table, &set.name);

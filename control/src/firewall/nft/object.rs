@@ -1,6 +1,7 @@
 //! What a ruleset is made of. Objects are named by family, table and name; rules by a handle of the kernel's.
 
 use super::Expression;
+use std::cmp::Ordering;
 
 /// A protocol family: which packets a table sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -201,8 +202,8 @@ pub struct Set {
     pub ranges: bool,
 }
 
-/// An element of a set.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// An element of a set. Ordered by key, the end of a range before the beginning of the next.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Element {
     /// A key, or the first key of a range.
     Key {
@@ -241,6 +242,24 @@ impl Element {
     #[must_use]
     pub fn goto(key: &[u8], chain: &str) -> Self {
         Self::Key { key: key.into(), value: Some(Value::Goto(chain.into())) }
+    }
+}
+
+impl PartialOrd for Element {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Element {
+    fn cmp(&self, other: &Self) -> Ordering {
+        fn rank(element: &Element) -> (&[u8], bool, Option<&Value>) {
+            match element {
+                Element::RangeEnd(key) => (key, false, None),
+                Element::Key { key, value } => (key, true, value.as_ref()),
+            }
+        }
+        rank(self).cmp(&rank(other))
     }
 }
 

@@ -212,6 +212,11 @@ impl Set {
         writer.text(SET_TABLE, &self.table).text(SET_NAME, &self.name);
     }
 
+    /// Names the set in a message about elements, and none of them, which stands for all.
+    pub(super) fn write_flush(&self, writer: &mut Writer) {
+        writer.text(ELEMENTS_TABLE, &self.table).text(ELEMENTS_SET, &self.name);
+    }
+
     /// `id` is any number that no other set of the batch has.
     pub(super) fn write(&self, id: u32, writer: &mut Writer) {
         let bit = |is: bool, bit: u32| if is { bit } else { 0 };
