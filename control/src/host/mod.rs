@@ -14,6 +14,7 @@ mod link;
 mod netlink;
 mod netns;
 mod route;
+pub mod sysctl;
 
 pub use error::HostError;
 pub use link::{LinkChange, LinkInfo, LinkKind, OWNED_ALIAS, check_name};
