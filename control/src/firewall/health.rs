@@ -35,6 +35,8 @@ pub struct Health {
     pub last_heal: Option<Heal>,
     /// Chains of others in which an opening of ours is, as `family table chain`.
     pub openings: Vec<String>,
+    /// Whether others have rules for packets that pass through this host: then forwarding is not ours alone to switch off.
+    pub others_forward: bool,
     /// What stands in the way.
     pub findings: Vec<Finding>,
 }

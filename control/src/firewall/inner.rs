@@ -154,6 +154,7 @@ impl Inner {
             tracing::warn!(code = finding.code, remedy, "{}", finding.detail);
         }
         self.health.openings = openings.open;
+        self.health.others_forward = openings.others_forward;
         self.health.findings = openings.findings;
         Ok(())
     }

@@ -158,6 +158,7 @@ END",
         firewall.apply(&desired).unwrap();
         let health = firewall.health();
         assert_eq!(health.openings, ["inet mine forward", "inet mine input"]);
+        assert!(health.others_forward);
         assert_eq!(
             health.findings.iter().map(|finding| finding.code).collect::<Vec<_>>(),
             ["foreign_drop"],

@@ -16,6 +16,7 @@
 use ginnel_control::firewall::{
     Change, Container, ContainerLink, Desired, DropReason, Firewall, Listen, NetworkId, Protocol, Role,
 };
+use ginnel_control::host::sysctl::{Ledger, Purpose, settle};
 use ginnel_control::host::{LinkChange, Netns};
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -148,8 +149,7 @@ impl Town {
         run(
             &node.netns,
             &format!(
-                "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
-                 ip route add {PREFIX_V4} via 10.200.2.1 dev {TUNNEL} onlink src 10.200.1.1
+                "ip route add {PREFIX_V4} via 10.200.2.1 dev {TUNNEL} onlink src 10.200.1.1
                  ip -6 route add {PREFIX_V6} via fd00:200:2::1 dev {TUNNEL} onlink src fd00:200:1::1
                  ip route add default via 192.0.2.2
                  ip -6 route add default via 2001:db8::2"
@@ -171,11 +171,19 @@ impl Town {
                     "ip link add {bridge} type bridge
                      ip addr add {v4} dev {bridge}
                      ip -6 addr add {v6} dev {bridge} nodad
-                     sysctl -qw net.ipv4.conf.{bridge}.route_localnet=1
                      ip link set {bridge} up"
                 ),
             );
         }
+        let switch = || {
+            let mut ledger = Ledger::default();
+            ledger.forward_v4().and_then(|_| ledger.forward_v6(&[TUNNEL, BRIDGE_B, BRIDGE_C]))?;
+            ledger.write()?;
+            settle(TUNNEL, Purpose::Tunnel)?;
+            settle(BRIDGE_B, Purpose::Bridge)?;
+            settle(BRIDGE_C, Purpose::Bridge)
+        };
+        node.netns.run_in(switch).unwrap().unwrap();
         let firewall = node.netns.run_in(|| Firewall::start("town").unwrap()).unwrap();
         let town = Self { node, world, far, places: Vec::new(), firewall };
         assert!(town.firewall.apply(&town.desired()).unwrap());
@@ -252,6 +260,7 @@ impl Town {
             })
             .unwrap();
         self.node.run(&format!("ip link set {veth} type bridge_slave hairpin on"));
+        self.node.netns.run_in(|| settle(&veth, Purpose::Port).unwrap()).unwrap();
         place.run(&format!(
             "ip addr add {v4}/24 dev eth0
              ip -6 addr add {v6}/64 dev eth0 nodad
@@ -279,6 +288,7 @@ impl Town {
         self.fence(&place, ContainerLink::Routed { veth: veth.clone() });
         let addresses = [format!("{v4}/32"), format!("{v6}/128")];
         cable(&self.node.netns, &veth, &[], &place.netns, "eth0", &addresses.each_ref().map(String::as_str));
+        self.node.netns.run_in(|| settle(&veth, Purpose::RoutedVeth).unwrap()).unwrap();
         self.node.run(&format!(
             "ip route add {v4}/32 dev {veth} src 10.200.1.1
              ip -6 route add {v6}/128 dev {veth} src fd00:200:1::1

@@ -1,7 +1,7 @@
 //! Making, keeping and removing the openings.
 
 use super::legacy;
-use super::scan::{ForeignChain, closes_all, scan};
+use super::scan::{ForeignChain, Scan, closes_all, scan};
 use crate::firewall::error::FirewallError;
 use crate::firewall::health::Finding;
 use crate::firewall::limits::{COMMIT_TRIES_MAX, OPENINGS_MAX};
@@ -20,6 +20,8 @@ pub(in crate::firewall) struct Openings {
     pub(in crate::firewall) open: Vec<String>,
     /// What stands in the way.
     pub(in crate::firewall) findings: Vec<Finding>,
+    /// Whether others have rules for packets that pass through.
+    pub(in crate::firewall) others_forward: bool,
 }
 
 impl Openings {
@@ -35,15 +37,15 @@ impl Openings {
         // Each turn makes one change: what was read before it no longer counts after it.
         for _ in 0..(OPENINGS_MAX * 2 + COMMIT_TRIES_MAX as usize) {
             let generation = nft.generation()?;
-            let chains = scan(nft)?;
-            let next = chains.iter().filter(|chain| !refused.contains(&chain.title())).find_map(|chain| {
+            let found = scan(nft)?;
+            let next = found.chains.iter().filter(|chain| !refused.contains(&chain.title())).find_map(|chain| {
                 let batch = change(chain, instance, may_open(chain));
                 (!batch.is_empty()).then_some((chain, batch))
             });
             let Some((chain, batch)) = next else {
                 // The list of tables is that of the reading thread's namespace.
                 let legacy = netns.run_in(legacy::findings).unwrap_or_default();
-                return Ok(Self::of(&chains, instance, prefixes, legacy));
+                return Ok(Self::of(&found, instance, prefixes, legacy));
             };
             match nft.commit(&batch, Some(generation)) {
                 Ok(()) | Err(NftError::Superseded) => {}
@@ -57,9 +59,10 @@ impl Openings {
         Err(FirewallError::Contended)
     }
 
-    fn of(chains: &[ForeignChain], instance: &str, prefixes: &BTreeSet<IpNet>, legacy: Vec<Finding>) -> Self {
-        let mut openings = Self { open: Vec::new(), findings: legacy };
-        for chain in chains {
+    fn of(found: &Scan, instance: &str, prefixes: &BTreeSet<IpNet>, legacy: Vec<Finding>) -> Self {
+        let others_forward = found.others_forward || !legacy.is_empty();
+        let mut openings = Self { open: Vec::new(), findings: legacy, others_forward };
+        for chain in &found.chains {
             let stands = chain.stands();
             let stand = stands.iter().find(|(_, rules, _)| rules.iter().any(|rule| is_ours(rule, instance)));
             if let Some((name, ..)) = stand {
@@ -78,7 +81,7 @@ pub(in crate::firewall) fn close(nft: &mut Nft, instance: &str) -> Result<(), Fi
     for _ in 0..COMMIT_TRIES_MAX {
         let generation = nft.generation()?;
         let mut batch = Batch::default();
-        for chain in scan(nft)? {
+        for chain in scan(nft)?.chains {
             batch.extend(change(&chain, instance, false));
         }
         match nft.commit(&batch, Some(generation)) {

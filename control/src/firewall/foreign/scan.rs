@@ -57,24 +57,42 @@ impl ForeignChain {
     }
 }
 
-/// The base chains of others that see forwarded, incoming or outgoing packets, at most [`OPENINGS_MAX`]. Beyond that, nobody
-/// could say what they do together.
-pub(super) fn scan(nft: &mut Nft) -> Result<Vec<ForeignChain>, FirewallError> {
+/// What was found.
+#[derive(Debug, Default)]
+pub(super) struct Scan {
+    /// The base chains of others that see forwarded, incoming or outgoing packets, at most [`OPENINGS_MAX`]. Beyond that,
+    /// nobody could say what they do together.
+    pub(super) chains: Vec<ForeignChain>,
+    /// Whether others have rules for packets that pass through.
+    pub(super) others_forward: bool,
+}
+
+/// Looks at the whole ruleset.
+pub(super) fn scan(nft: &mut Nft) -> Result<Scan, FirewallError> {
     let tables = nft.tables(Family::Any)?;
     let chains = nft.chains(Family::Any, None)?;
-    let mut found = Vec::new();
+    let mut found = Scan::default();
     for chain in &chains {
         let Some(base) = &chain.base else { continue };
-        let sees = matches!(base.hook, Hook::Forward | Hook::Input | Hook::Output);
-        let speaks = matches!(chain.family, Family::Inet | Family::Ipv4 | Family::Ipv6 | Family::Bridge);
         let table = tables.iter().find(|table| table.family == chain.family && table.name == chain.table);
-        if !sees || !speaks || base.kind != "filter" || table.is_none_or(is_of_this_program) {
+        let speaks = matches!(chain.family, Family::Inet | Family::Ipv4 | Family::Ipv6 | Family::Bridge);
+        if !speaks || table.is_none_or(is_of_this_program) {
             continue;
         }
-        if found.len() == OPENINGS_MAX {
+        let routed = chain.family != Family::Bridge;
+        match (base.kind.as_str(), base.hook) {
+            ("filter", Hook::Forward | Hook::Input | Hook::Output) => {}
+            ("nat", Hook::Postrouting) if routed && !found.others_forward => {
+                found.others_forward = !rules(nft, chain.family, &chain.table, &chain.name)?.is_empty();
+                continue;
+            }
+            _ => continue,
+        }
+        if found.chains.len() == OPENINGS_MAX {
             break;
         }
         let rules = rules(nft, chain.family, &chain.table, &chain.name)?;
+        found.others_forward |= routed && base.hook == Hook::Forward && rules.iter().any(|rule| !is_opening(rule));
         let mut foreign = ForeignChain {
             family: chain.family,
             table: chain.table.clone(),
@@ -93,9 +111,14 @@ pub(super) fn scan(nft: &mut Nft) -> Result<Vec<ForeignChain>, FirewallError> {
                 is_called: calls_first(&foreign.rules, DOCKER_USER),
             });
         }
-        found.push(foreign);
+        found.chains.push(foreign);
     }
     Ok(found)
+}
+
+/// An opening of this program, whichever instance.
+fn is_opening(rule: &Rule) -> bool {
+    rule.comment.as_deref().is_some_and(|comment| comment.starts_with(TABLE_COMMENT))
 }
 
 /// Rules of a chain; none where it went meanwhile, which the generation tells.
