@@ -35,7 +35,7 @@ pub(super) fn chains() -> Vec<Outline> {
         Outline::hooked("source", "filter", Hook::Prerouting, RAW, source()),
         Outline::called("to-published", Version::BOTH.into_iter().flat_map(to_published).collect()),
         Outline::hooked("publish", "nat", Hook::Prerouting, NAT_DESTINATION, publish()),
-        Outline::hooked("publish-local", "nat", Hook::Output, NAT_DESTINATION, publish()),
+        Outline::hooked("publish-local", "nat", Hook::Output, NAT_DESTINATION, publish_local()),
         Outline::hooked("switched", "filter", Hook::Prerouting, TRANSLATED, switched()),
         Outline::called("pass", vec![when().clamp_segments(), when().mark(), when().accept()]),
         Outline::called("admit", vec![when().mark(), when().accept()]),
@@ -110,6 +110,13 @@ fn to_loopback() -> Line {
 
 fn publish() -> Vec<Line> {
     vec![when().destination_is_local().goto("to-published")]
+}
+
+/// The kernel routes nothing from `::1` to another interface, so that a connection to it is better refused than lost.
+fn publish_local() -> Vec<Line> {
+    let mut rules = vec![when().version(Version::V6).starts_with(Destination(Version::V6), &LOOPBACK_V6).accept()];
+    rules.extend(publish());
+    rules
 }
 
 fn to_published(version: Version) -> [Line; 2] {
@@ -253,11 +260,8 @@ fn egress() -> Vec<Line> {
     }
     // Published by this host for a container of another one: the same.
     rules.push(when().is_in(&[OutName], SetId::Ours).is_not_in(&[OutName], SetId::Guests).is_translated().masquerade());
-    let from_loopback = |version, address: &[u8]| {
-        let of = when().version(version).starts_with(Source(version), address);
-        of.is_in(&[OutName], SetId::Ours).masquerade()
-    };
-    rules.push(from_loopback(Version::V4, &LOOPBACK_V4));
-    rules.push(from_loopback(Version::V6, &LOOPBACK_V6));
+    // The host that dialled its own loopback address; see `to_loopback`.
+    let v4 = when().version(Version::V4).starts_with(Source(Version::V4), &LOOPBACK_V4);
+    rules.push(v4.is_in(&[OutName], SetId::Ours).masquerade());
     rules
 }
