@@ -56,35 +56,39 @@ impl Edits {
     /// What is left to do when each element that went and came back is left alone, by set, removals first: a key can get
     /// another value only after it has lost the old one.
     pub(super) fn net(&self) -> Net {
-        let mut last: HashMap<(SetId, &Element), (bool, bool)> = HashMap::with_capacity(self.edits.len());
+        // Of each element, what was done to it first and last.
+        let mut fates: HashMap<(SetId, &Element), (bool, bool)> = HashMap::with_capacity(self.edits.len());
         for edit in &self.edits {
-            last.entry((edit.set, &edit.element)).or_insert((edit.add, edit.add)).1 = edit.add;
+            fates.entry((edit.set, &edit.element)).or_insert((edit.add, edit.add)).1 = edit.add;
         }
         let mut net = Net::default();
-        for edit in &self.edits {
-            // Added at first and removed at last, or the other way round, is nothing, except within ranges, whose two
-            // ends the kernel wants to see together.
-            let Some((first, last)) = last.remove(&(edit.set, &edit.element)) else { continue };
-            let ranges = edit.set.has_ranges();
-            let side = match (first, last) {
-                (true, true) => [false, true],
-                (false, false) => [true, false],
-                (false, true) if ranges => [true, true],
-                _ => [false, false],
+        for ((set, element), fate) in fates {
+            let (remove, add) = match fate {
+                (true, true) => (false, true),
+                (false, false) => (true, false),
+                // There and there again: the kernel wants to see the ends of a range together, and one may have changed.
+                (false, true) => (set.has_ranges(), set.has_ranges()),
+                (true, false) => (false, false),
             };
-            for (whether, sets) in side.into_iter().zip([&mut net.removed, &mut net.added]) {
-                if whether {
-                    sets.entry(edit.set).or_default().push(edit.element.clone());
-                }
+            if remove {
+                net.removed.entry(set).or_default().push(element.clone());
+            }
+            if add {
+                net.added.entry(set).or_default().push(element.clone());
             }
         }
-        let mut last: BTreeMap<NetworkId, (bool, bool)> = BTreeMap::new();
+        // In order, the end of a range before the beginning of the next, as the kernel wants them.
+        net.removed.values_mut().chain(net.added.values_mut()).for_each(|elements| elements.sort_unstable());
+        let mut fates: BTreeMap<NetworkId, (bool, bool)> = BTreeMap::new();
         for (network, add) in &self.networks {
-            last.entry(*network).or_insert((*add, *add)).1 = *add;
+            fates.entry(*network).or_insert((*add, *add)).1 = *add;
         }
-        for (network, _) in last.into_iter().filter(|(_, (first, last))| first == last) {
-            let came = self.networks.iter().any(|(other, add)| *other == network && *add);
-            if came { &mut net.networks_added } else { &mut net.networks_removed }.push(network);
+        for (network, fate) in fates {
+            match fate {
+                (true, true) => net.networks_added.push(network),
+                (false, false) => net.networks_removed.push(network),
+                _ => {}
+            }
         }
         net
     }

@@ -38,6 +38,9 @@ pub enum FirewallError {
     /// The address is somebody else's.
     #[error("address {0} belongs to a container or member already; remove that first")]
     AddressTaken(IpAddr),
+    /// A prefix that cannot be of an overlay.
+    #[error("{0} is no prefix for an overlay: it holds the unspecified address")]
+    Prefix(IpNet),
     /// The prefix overlaps another.
     #[error("prefix {0} overlaps {1}; give one of them, or prefixes that are apart")]
     Overlap(IpNet, IpNet),

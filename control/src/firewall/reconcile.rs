@@ -11,6 +11,8 @@ use super::limits::COMMIT_TRIES_MAX;
 use super::nft::{Batch, Element, Family, Nft, NftError, Rule, Table, equal_but_for_counts};
 use super::ruleset::{Place, SetId, Structure, TABLE_COMMENT, network_structure, structure, table_name};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::thread;
+use std::time::Duration;
 
 /// The ruleset as it is to be.
 #[derive(Debug)]
@@ -44,6 +46,13 @@ impl Expected {
     pub(super) fn new(instance: &str) -> Self {
         let elements = SetId::CONSTANT.map(|id| (id, HashSet::new())).into();
         Self { instance: instance.into(), table: table_name(instance), networks: BTreeSet::new(), elements }
+    }
+
+    /// What is expected of every set that is not empty.
+    #[cfg(test)]
+    pub(super) fn elements(&self) -> HashMap<SetId, HashSet<Element>> {
+        let filled = self.elements.iter().filter(|(_, elements)| !elements.is_empty());
+        filled.map(|(id, elements)| (*id, elements.clone())).collect()
     }
 
     /// Name of our tables.
@@ -199,13 +208,40 @@ impl Expected {
             let (structure, sets) = self.structure(place);
             let is_there = there.contains(&place);
             let is_sound = is_there && is_sound(nft, &structure)?;
-            let elements = if is_sound { read_elements(nft, &self.table, place, &sets)? } else { None };
+            let elements = if is_sound { self.read_elements(nft, place, &sets)? } else { None };
             match elements {
                 Some(elements) => self.plan_elements(&elements, &mut plan),
                 None => self.plan_table(place, &structure, &sets, is_there, &mut plan),
             }
         }
         Ok(plan)
+    }
+
+    /// The elements of the sets; `None` where one has elements that this program does not make.
+    ///
+    /// A list that lacks something is read again, and what either tells is there: the kernel may be resizing. What is added
+    /// although it is there does no harm, but it would be told as a repair.
+    fn read_elements(
+        &self,
+        nft: &mut Nft,
+        place: Place,
+        sets: &[SetId],
+    ) -> Result<Option<HashMap<SetId, HashSet<Element>>>, FirewallError> {
+        let mut all = HashMap::new();
+        for id in sets {
+            let expected = self.elements.get(id);
+            let mut found = HashSet::new();
+            for pause in RESIZE_PAUSES {
+                thread::sleep(pause);
+                let Some(elements) = nft.elements(place.family(), &self.table, &id.name())? else { return Ok(None) };
+                found.extend(elements);
+                if id.has_ranges() || expected.is_none_or(|expected| expected.is_subset(&found)) {
+                    break;
+                }
+            }
+            all.insert(*id, found);
+        }
+        Ok(Some(all))
     }
 
     fn plan_elements(&self, found: &HashMap<SetId, HashSet<Element>>, plan: &mut Plan) {
@@ -249,6 +285,10 @@ impl Expected {
         plan.built.push(place);
     }
 }
+
+/// How long to wait before a list is read, and read again where it lacks something: resizing takes some milliseconds.
+const RESIZE_PAUSES: [Duration; 4] =
+    [Duration::ZERO, Duration::from_millis(2), Duration::from_millis(8), Duration::from_millis(30)];
 
 /// Elements after which a batch is looked at for its length, and room kept for as many.
 const ELEMENTS_STEP: usize = 256;
@@ -311,21 +351,6 @@ fn is_sound(nft: &mut Nft, expected: &Structure) -> Result<bool, FirewallError> 
 
 fn by_name<T>(objects: &[T], name: impl Fn(&T) -> &String) -> BTreeMap<&String, &T> {
     objects.iter().map(|object| (name(object), object)).collect()
-}
-
-/// The elements of the sets; `None` where one has elements that this program does not make.
-fn read_elements(
-    nft: &mut Nft,
-    table: &str,
-    place: Place,
-    sets: &[SetId],
-) -> Result<Option<HashMap<SetId, HashSet<Element>>>, FirewallError> {
-    let mut found = HashMap::new();
-    for id in sets {
-        let Some(elements) = nft.elements(place.family(), table, &id.name())? else { return Ok(None) };
-        found.insert(*id, elements.into_iter().collect());
-    }
-    Ok(Some(found))
 }
 
 /// Whether the rules of each chain are the same, in the same order.

@@ -105,6 +105,7 @@ impl State {
             return Ok(Vec::new());
         }
         check_room(self.desired.prefixes.len(), PREFIXES_MAX, "prefixes")?;
+        check_prefix(prefix)?;
         let overlaps = |other: &&IpNet| other.contains(&prefix) || prefix.contains(*other);
         if let Some(other) = self.desired.prefixes.iter().find(overlaps) {
             return Err(FirewallError::Overlap(prefix, *other));
@@ -267,6 +268,7 @@ impl State {
         let mut inverses = Vec::new();
         if held.is_none() {
             check_room(self.desired.members.len(), MEMBERS_MAX, "members of networks")?;
+            check_prefix(prefix)?;
             self.check_member(prefix)?;
         } else {
             inverses = self.remove_member(prefix, edits);
@@ -386,6 +388,12 @@ pub(super) fn single(prefix: IpNet) -> Option<IpAddr> {
     (prefix.prefix_len() == prefix.max_prefix_len()).then_some(prefix.addr())
 }
 
+/// An overlay is part of the address space, not the beginning of it.
+fn check_prefix(prefix: IpNet) -> Result<(), FirewallError> {
+    let unspecified: IpAddr = if prefix.addr().is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+    if prefix.contains(&unspecified) { Err(FirewallError::Prefix(prefix)) } else { Ok(()) }
+}
+
 fn check_room(held: usize, max: usize, what: &'static str) -> Result<(), FirewallError> {
     if held < max { Ok(()) } else { Err(FirewallError::TooMany { what, max }) }
 }
@@ -404,3 +412,7 @@ where
     }
     last
 }
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;

@@ -16,6 +16,8 @@ mod expression_codec;
 mod object;
 mod object_codec;
 mod query;
+#[cfg(test)]
+mod tests;
 
 pub use batch::{Batch, Refusal};
 pub use expression::{

@@ -203,7 +203,8 @@ impl Nft {
         )
     }
 
-    /// Elements of a set; `None` where one of them is of a kind not used here.
+    /// Elements of a set; `None` where one of them is of a kind not used here. While the kernel resizes the hash table of a
+    /// set, which it does some milliseconds after it grew or shrank, some elements may be missing from the list.
     ///
     /// # Errors
     /// [`NftError`].

@@ -36,6 +36,8 @@ mod bridge;
 mod inet;
 mod phrase;
 mod sets;
+#[cfg(test)]
+mod tests;
 
 pub use sets::{SetId, Version};
 
