@@ -2,11 +2,21 @@
 
 use crate::probe::{connect, exchange, refused, tcp, udp};
 use crate::town::{BRIDGE_B, Place, TUNNEL, Town, ip, network, until};
-use ginnel_control::firewall::{Change, DropReason};
+use ginnel_control::firewall::{Change, Container, ContainerLink, DropReason};
 use ginnel_control::lab::rights_or_skip;
 use nix::sys::socket::{getsockopt, sockopt::TcpMaxSeg};
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+
+fn at_bridge(veth: &str, addresses: Vec<IpAddr>) -> Container {
+    let link = ContainerLink::Port { veth: veth.into(), bridge: BRIDGE_B.into() };
+    Container { links: vec![link], addresses, network: None }
+}
+
+/// A container that is only known to the firewall.
+fn other(number: u8) -> Container {
+    at_bridge(&format!("veth-o{number}"), vec![IpAddr::from([10, 200, 16, 100 + number])])
+}
 
 #[test]
 fn what_conntrack_does_not_know_is_dropped() {
@@ -15,23 +25,21 @@ fn what_conntrack_does_not_know_is_dropped() {
     }
     let mut town = Town::build();
     let (a, b) = (town.attach("a", BRIDGE_B, 11, None), town.attach("b", "br-c", 11, None));
-    for v6 in [false, true] {
-        // Connections are not picked up in the middle.
-        town.node.run("sysctl -qw net.netfilter.nf_conntrack_tcp_loose=0");
+    // Connections are not picked up in the middle.
+    town.node.run("sysctl -qw net.netfilter.nf_conntrack_tcp_loose=0");
+    // Alone, and among many, whose connections are sought in another way.
+    for (v6, others) in [(false, 0), (true, 0), (false, 30), (true, 30)] {
+        let others: Vec<_> = (0..others).map(|number| (format!("other{number}"), other(number))).collect();
+        let add = |(id, container): &(String, Container)| Change::AddContainer(id.clone(), container.clone());
+        town.firewall.change(others.iter().map(add)).unwrap();
         let listener = tcp(&b, b.ip(v6), 80);
         let (mut near, _far) = connect(&a, SocketAddr::new(b.ip(v6), 80), &listener);
         near.write_all(b"before").unwrap();
         // A container's connections end with it; that it comes back at once does not bring them back.
-        let container = |place: &Place| ginnel_control::firewall::Container {
-            links: vec![ginnel_control::firewall::ContainerLink::Port {
-                veth: format!("veth-{}", place.name),
-                bridge: BRIDGE_B.into(),
-            }],
-            addresses: vec![place.v4, place.v6],
-            network: None,
-        };
-        town.firewall.change([Change::RemoveContainer("a".into())]).unwrap();
-        town.firewall.change([Change::AddContainer("a".into(), container(&a))]).unwrap();
+        let remove = others.iter().map(|(id, _)| Change::RemoveContainer(id.clone()));
+        town.firewall.change(remove.chain([Change::RemoveContainer("a".into())])).unwrap();
+        let container = at_bridge("veth-a", vec![a.v4, a.v6]);
+        town.firewall.change([Change::AddContainer("a".into(), container)]).unwrap();
         let before = town.drops(DropReason::Invalid);
         near.write_all(b"after").unwrap();
         until("a segment of a forgotten connection dropped", || town.drops(DropReason::Invalid) > before);
