@@ -2,8 +2,8 @@
 
 use super::conntrack::Stale;
 use super::desired::{Clients, Container, ContainerLink, Listen, NetworkId, Protocol, Role, Service};
-use super::nft::{Element, Value, range};
-use super::ruleset::{SetId, Version, network_chain};
+use super::nft::{Element, range};
+use super::ruleset::{SetId, Version};
 use super::state::single;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -12,11 +12,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 /// An element and the set it is in.
 pub(super) type Placed = (SetId, Element);
 
-/// Changes of elements, in their order, and of the networks that there are.
+/// Changes of elements, in their order.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Edits {
     edits: Vec<Edit>,
-    networks: Vec<(NetworkId, bool)>,
 }
 
 /// One change.
@@ -34,19 +33,6 @@ impl Edits {
 
     pub(super) fn remove(&mut self, placed: Vec<Placed>) {
         self.edits.extend(placed.into_iter().map(|(set, element)| Edit { set, element, add: false }));
-    }
-
-    pub(super) fn add_network(&mut self, network: NetworkId) {
-        self.networks.push((network, true));
-    }
-
-    pub(super) fn remove_network(&mut self, network: NetworkId) {
-        self.networks.push((network, false));
-    }
-
-    /// Networks that came, true, and went, false, in their order.
-    pub(super) fn networks(&self) -> &[(NetworkId, bool)] {
-        &self.networks
     }
 
     pub(super) fn iter(&self) -> std::slice::Iter<'_, Edit> {
@@ -67,7 +53,7 @@ impl Edits {
                 (true, true) => (false, true),
                 (false, false) => (true, false),
                 // There and there again: the kernel wants to see the ends of a range together, and one may have changed.
-                (false, true) => (set.has_ranges(), set.has_ranges()),
+                (false, true) => (set.has_range_ends(), set.has_range_ends()),
                 (true, false) => (false, false),
             };
             if remove {
@@ -79,26 +65,13 @@ impl Edits {
         }
         // In order, the end of a range before the beginning of the next, as the kernel wants them.
         net.removed.values_mut().chain(net.added.values_mut()).for_each(|elements| elements.sort_unstable());
-        let mut fates: BTreeMap<NetworkId, (bool, bool)> = BTreeMap::new();
-        for (network, add) in &self.networks {
-            fates.entry(*network).or_insert((*add, *add)).1 = *add;
-        }
-        for (network, fate) in fates {
-            match fate {
-                (true, true) => net.networks_added.push(network),
-                (false, false) => net.networks_removed.push(network),
-                _ => {}
-            }
-        }
         net
     }
 }
 
-/// Networks to make, elements to take out and to put in by set, networks to remove.
+/// Elements to take out and to put in, by set.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Net {
-    pub(super) networks_added: Vec<NetworkId>,
-    pub(super) networks_removed: Vec<NetworkId>,
     pub(super) removed: BTreeMap<SetId, Vec<Element>>,
     pub(super) added: BTreeMap<SetId, Vec<Element>>,
 }
@@ -110,8 +83,6 @@ impl Net {
                 sets.entry(set).or_default().extend(elements);
             }
         }
-        self.networks_added.extend(other.networks_added);
-        self.networks_removed.extend(other.networks_removed);
     }
 }
 
@@ -199,9 +170,8 @@ fn port(veth: &str, container: &Container) -> Vec<Placed> {
     let key = name(veth);
     let mut placed = vec![(SetId::Ports, Element::key(&key))];
     if let Some(network) = container.network {
-        placed.push((SetId::PortMembers, Element::key(&key)));
-        placed.push((SetId::PortNetworks, Element::goto(&key, &network_chain(network))));
-        placed.push((SetId::PortsOf(network), Element::key(&key)));
+        placed.push((SetId::PortNetworks, Element::pair(&key, &mark(network))));
+        placed.push((SetId::PortPeers, Element::key(&[&mark(network), &key[..]].concat())));
     }
     placed.extend(
         container
@@ -212,28 +182,34 @@ fn port(veth: &str, container: &Container) -> Vec<Placed> {
     placed
 }
 
-fn single_member(own: IpAddr, network: NetworkId) -> [Placed; 3] {
+fn single_member(own: IpAddr, network: NetworkId) -> [Placed; 2] {
     let (version, key) = (Version::of(own), address(own));
     [
-        (SetId::Members(version), Element::key(&key)),
-        (SetId::Networks(version), Element::goto(&key, &network_chain(network))),
-        (SetId::MembersOf(network, version), Element::key(&key)),
+        (SetId::Networks(version), Element::pair(&key, &mark(network))),
+        (SetId::Peers(version), Element::key(&[&mark(network), &key[..]].concat())),
     ]
 }
 
 /// A member that is no container here.
 pub(super) fn member(prefix: IpNet, network: NetworkId) -> Vec<Placed> {
-    if let Some(own) = single(prefix) {
-        return single_member(own, network).into();
-    }
     let version = Version::of(prefix.addr());
+    if let Some(own) = single(prefix) {
+        let mut placed = vec![(SetId::Declared(version), Element::key(&address(own)))];
+        placed.extend(single_member(own, network));
+        return placed;
+    }
     let [first, last] = [prefix.network(), prefix.broadcast()].map(address);
-    let chain = Value::Goto(network_chain(network).into());
-    let of = |set, value| range(&first, &last, value).into_iter().map(move |element| (set, element));
-    of(SetId::Ranges(version), None)
-        .chain(of(SetId::RangeNetworks(version), Some(chain)))
-        .chain(of(SetId::RangesOf(network, version), None))
-        .collect()
+    let ends = range(&first, &last, Some(&mark(network)));
+    let mut placed: Vec<_> = ends.into_iter().map(|element| (SetId::RangeNetworks(version), element)).collect();
+    // What is compared from the left is in network order.
+    let from = |address: &[u8]| [&network.number().to_be_bytes(), address].concat().into();
+    placed.push((SetId::RangePeers(version), Element::Span { first: from(&first), last: from(&last) }));
+    placed
+}
+
+/// A network as a mark.
+fn mark(network: NetworkId) -> [u8; 4] {
+    network.number().to_ne_bytes()
 }
 
 /// A published port.
@@ -263,31 +239,44 @@ fn service_key(protocol: u8, port: u16) -> Vec<u8> {
 
 /// Connections that do not outlive the change.
 pub(super) fn stale(net: &Net) -> BTreeSet<Stale> {
-    let mut stale = BTreeSet::new();
-    for (set, elements) in &net.removed {
-        stale.extend(elements.iter().filter_map(|element| match element {
-            Element::Key { key, value } => stale_by_removal(*set, key, value.as_ref()),
-            Element::RangeEnd(_) => None,
-        }));
-    }
-    for (set, elements) in &net.added {
-        stale.extend(elements.iter().filter_map(|element| {
-            match element {
-                Element::Key { key, .. } => read_listen(*set, key).filter(|listen| listen.protocol == Protocol::Udp),
-                _ => None,
-            }
-            .map(Stale::Published)
-        }));
-    }
-    stale
+    let gone = keys(&net.removed).filter_map(|(set, key, value)| stale_by_removal(set, key, value));
+    let come = keys(&net.added).filter_map(|(set, key, _)| read_listen(set, key));
+    gone.chain(come.filter(|listen| listen.protocol == Protocol::Udp).map(Stale::Published)).collect()
 }
 
-fn stale_by_removal(set: SetId, key: &[u8], value: Option<&Value>) -> Option<Stale> {
+/// Connections that have to be gone by then, if they were to go, because their address or port is somebody's again.
+pub(super) fn stale_for(net: &Net) -> BTreeSet<Stale> {
+    let come = keys(&net.added).filter_map(|(set, key, _)| match set {
+        SetId::Hosted(_) | SetId::Sources(_) | SetId::PortSources(_) => hosted(set, key).map(Stale::Address),
+        _ => None,
+    });
+    come.collect()
+}
+
+fn keys(sets: &BTreeMap<SetId, Vec<Element>>) -> impl Iterator<Item = (SetId, &[u8], Option<&[u8]>)> {
+    sets.iter().flat_map(|(set, elements)| elements.iter().map(move |element| (*set, element))).filter_map(
+        |(set, element)| match element {
+            Element::Key { key, value } => Some((set, &**key, value.as_deref())),
+            _ => None,
+        },
+    )
+}
+
+/// The address of a container in a key.
+fn hosted(set: SetId, key: &[u8]) -> Option<IpAddr> {
     match set {
-        SetId::Hosted(_) | SetId::Members(_) => read_address(key).map(Stale::Address),
+        SetId::Hosted(_) => read_address(key),
+        SetId::Sources(_) | SetId::PortSources(_) => read_address(key.get(NAME_LEN..)?),
+        _ => None,
+    }
+}
+
+fn stale_by_removal(set: SetId, key: &[u8], value: Option<&[u8]>) -> Option<Stale> {
+    match set {
+        SetId::Hosted(_) | SetId::Sources(_) | SetId::PortSources(_) => hosted(set, key).map(Stale::Address),
+        SetId::Networks(_) => read_address(key).map(Stale::Address),
         SetId::Published(_) | SetId::PublishedAt(_) => {
-            let Value::Bytes(value) = value? else { return None };
-            let (target, port) = value.split_last_chunk::<4>()?;
+            let (target, port) = value?.split_last_chunk::<4>()?;
             let target = SocketAddr::new(read_address(target)?, u16::from_be_bytes([port[0], port[1]]));
             Some(Stale::Unpublished(read_listen(set, key)?, target))
         }

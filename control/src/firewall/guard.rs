@@ -9,18 +9,18 @@
 //! nothing for SLOW ─► generation as last seen? ─ no ─► both
 //! ```
 //!
-//! It holds the lock of the firewall only while it mends.
+//! It holds the lock of the firewall only while it mends. In between it ends connections that are to end.
 
+use super::conntrack::Endings;
 use super::error::FirewallError;
 use super::inner::Inner;
 use super::netfilter::{Group, Socket, SocketError};
 use super::nft::{Event, EventObject, NftError};
 use super::ruleset::table_name;
 use crate::log_budget::LogBudget;
-use nix::sys::eventfd::{EfdFlags, EventFd};
-use std::io;
+use nix::sys::eventfd::EventFd;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -42,22 +42,30 @@ const WARNINGS_WINDOW: Duration = Duration::from_secs(60);
 /// The running watch. Dropping it ends it.
 #[derive(Debug)]
 pub(super) struct Guard {
-    stop: Arc<EventFd>,
+    stop: Arc<AtomicBool>,
+    wake: Arc<EventFd>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Guard {
-    /// Starts the watch in the network namespace of this thread. From its return on no event is missed.
-    pub(super) fn start(instance: &str, inner: Arc<Mutex<Inner>>, port: Arc<AtomicU32>) -> Result<Self, FirewallError> {
+    /// Starts the watch in the network namespace of this thread. From its return on no event is missed. `wake` wakes it for
+    /// connections that are to end.
+    pub(super) fn start(
+        instance: &str,
+        inner: Arc<Mutex<Inner>>,
+        wake: Arc<EventFd>,
+        port: Arc<AtomicU32>,
+    ) -> Result<Self, FirewallError> {
         let events = Socket::open(Group::Nftables).map_err(NftError::Socket)?;
-        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-        let failed = |error: io::Error| FirewallError::Guard(error);
-        let stop = Arc::new(EventFd::from_flags(flags).map_err(|errno| failed(errno.into()))?);
+        let stop = Arc::new(AtomicBool::new(false));
+        let endings = inner.lock().unwrap_or_else(PoisonError::into_inner).endings();
         let watch = Watch {
             events,
             inner,
+            endings,
             port,
             stop: Arc::clone(&stop),
+            wake: Arc::clone(&wake),
             table: table_name(instance),
             doubts: Doubts::default(),
             seen: None,
@@ -65,14 +73,15 @@ impl Guard {
         };
         let thread =
             thread::Builder::new().name("firewall".into()).spawn(move || watch.run()).map_err(FirewallError::Guard)?;
-        Ok(Self { stop, thread: Some(thread) })
+        Ok(Self { stop, wake, thread: Some(thread) })
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
         // The counter is far from full.
-        let _ = self.stop.write(1);
+        let _ = self.wake.write(1);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -90,8 +99,10 @@ struct Doubts {
 struct Watch {
     events: Socket,
     inner: Arc<Mutex<Inner>>,
+    endings: Arc<Endings>,
     port: Arc<AtomicU32>,
-    stop: Arc<EventFd>,
+    stop: Arc<AtomicBool>,
+    wake: Arc<EventFd>,
     table: String,
     doubts: Doubts,
     /// The generation after which all was well.
@@ -106,13 +117,12 @@ impl Watch {
         loop {
             let doubtful = self.doubts.ours.is_some() || self.doubts.others.is_some();
             let until = if doubtful { pause_until } else { look_at };
-            if let Err(error) = self.events.wait(self.stop.as_fd(), until.saturating_duration_since(Instant::now())) {
+            if let Err(error) = self.events.wait(self.wake.as_fd(), until.saturating_duration_since(Instant::now())) {
                 self.warn(&error);
                 thread::sleep(PAUSE);
             }
-            if self.stop.read().is_ok() {
-                return;
-            }
+            // Whatever it counted.
+            let _ = self.wake.read();
             self.hear();
             let now = Instant::now();
             if now >= look_at {
@@ -123,6 +133,11 @@ impl Watch {
             if doubtful && now >= pause_until {
                 let pause = if self.settle() { PAUSE } else { AFTER_FAILURE };
                 pause_until = Instant::now() + pause;
+            }
+            // Repairs first; then there is time.
+            self.endings.carry_out();
+            if self.stop.load(Ordering::Acquire) {
+                return;
             }
         }
     }

@@ -6,13 +6,15 @@ use super::guard::Guard;
 use super::health::{Drops, Health};
 use super::inner::Inner;
 use super::limits::INSTANCE_BYTES_MAX;
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The firewall of one instance in one network namespace: that of the thread that started it.
 ///
 /// Calls block for the time of a batch, a fraction of a millisecond, or while a repair is under way, some milliseconds. They
-/// may come from any thread. When one returns, its rules hold: a container is fenced first and attached then.
+/// may come from any thread. When one returns, its rules hold: a container is fenced first and attached then. Connections of
+/// a container or port that goes end some milliseconds later, in any case before its address is somebody else's.
 ///
 /// Dropping it ends the watch and leaves the rules, so that containers stay fenced while a daemon is replaced; the next
 /// [`Firewall::apply`] under the same name takes them over. [`Firewall::stop`] removes them.
@@ -31,8 +33,10 @@ impl Firewall {
     pub fn start(instance: &str) -> Result<Self, FirewallError> {
         check_instance(instance)?;
         let port = Arc::new(AtomicU32::new(0));
-        let inner = Arc::new(Mutex::new(Inner::open(instance, Arc::clone(&port))?));
-        let guard = Guard::start(instance, Arc::clone(&inner), port)?;
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let wake = Arc::new(EventFd::from_flags(flags).map_err(|errno| FirewallError::Guard(errno.into()))?);
+        let inner = Arc::new(Mutex::new(Inner::open(instance, Arc::clone(&wake), Arc::clone(&port))?));
+        let guard = Guard::start(instance, Arc::clone(&inner), wake, port)?;
         Ok(Self { inner, guard: Mutex::new(Some(guard)) })
     }
 

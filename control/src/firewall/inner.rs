@@ -1,17 +1,18 @@
 //! The firewall behind its lock: what is to be, what was sent for it, and the sockets.
 
-use super::conntrack::Conntrack;
+use super::conntrack::Endings;
 use super::desired::{Change, Desired};
-use super::elements::{Net, stale};
+use super::elements::{Net, stale, stale_for};
 use super::error::FirewallError;
 use super::foreign::{Openings, close};
-use super::health::{Drops, Finding, Heal, Health};
+use super::health::{Drops, Heal, Health};
 use super::limits::{CHANGES_MAX, COMMIT_TRIES_MAX};
 use super::nft::{Expression, Nft, NftError};
 use super::reconcile::{Expected, Reconciled};
 use super::ruleset::{DropReason, Place};
 use super::state::State;
 use crate::host::Netns;
+use nix::sys::eventfd::EventFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
@@ -24,33 +25,35 @@ pub(super) struct Inner {
     nft: Nft,
     /// Port of `nft`, for the watch to know our own changes by.
     port: Arc<AtomicU32>,
-    conntrack: Conntrack,
+    endings: Arc<Endings>,
+    /// Tells the watch that connections are to end.
+    wake: Arc<EventFd>,
     state: State,
     expected: Expected,
     /// Whether the rules were asked for at all.
     wanted: bool,
     stopped: bool,
     health: Health,
-    conntrack_finding: Option<Finding>,
 }
 
 impl Inner {
     /// Opens the sockets in the network namespace of this thread.
-    pub(super) fn open(instance: &str, port: Arc<AtomicU32>) -> Result<Self, FirewallError> {
+    pub(super) fn open(instance: &str, wake: Arc<EventFd>, port: Arc<AtomicU32>) -> Result<Self, FirewallError> {
         let nft = Nft::open()?;
         port.store(nft.port(), Ordering::Release);
+        let netns = Netns::current().map_err(|error| FirewallError::Guard(std::io::Error::other(error)))?;
         Ok(Self {
             instance: instance.into(),
-            netns: Netns::current().map_err(|error| FirewallError::Guard(std::io::Error::other(error)))?,
+            endings: Arc::new(Endings::open(netns.clone())?),
+            wake,
+            netns,
             nft,
             port,
-            conntrack: Conntrack::open()?,
             state: State::default(),
             expected: Expected::new(instance),
             wanted: false,
             stopped: false,
             health: Health::default(),
-            conntrack_finding: None,
         })
     }
 
@@ -82,6 +85,10 @@ impl Inner {
         match self.send(&net) {
             Ok(()) => {
                 self.end_stale(&net);
+                // Who comes to an address waits until the connections of who was there are gone.
+                if self.endings.concern(&stale_for(&net)) {
+                    self.endings.carry_out();
+                }
                 Ok(())
             }
             Err(error) => {
@@ -159,6 +166,11 @@ impl Inner {
         Ok(())
     }
 
+    /// Connections that are to end.
+    pub(super) fn endings(&self) -> Arc<Endings> {
+        Arc::clone(&self.endings)
+    }
+
     /// The generation of the ruleset.
     pub(super) fn generation(&mut self) -> Result<u32, FirewallError> {
         Ok(self.nft.generation()?)
@@ -166,7 +178,7 @@ impl Inner {
 
     pub(super) fn health(&self) -> Health {
         let mut health = self.health.clone();
-        health.findings.extend(self.conntrack_finding.clone());
+        health.findings.extend(self.endings.finding());
         health
     }
 
@@ -199,20 +211,20 @@ impl Inner {
         // The openings first: without our chains nothing sets the mark, but nothing vouches for it either.
         close(&mut self.nft, &self.instance)?;
         self.expected.remove(&mut self.nft)?;
+        // Translations would go on without the rules that made them.
+        self.endings.add(stale(&self.expected.all()));
+        self.endings.carry_out();
         self.stopped = true;
         self.health = Health::default();
         Ok(())
     }
 
-    /// Opens sockets anew that the kernel once did not answer. They stay in the namespace of the first.
+    /// Opens the socket anew that the kernel once did not answer. It stays in the namespace of the first.
     fn revive(&mut self) -> Result<(), FirewallError> {
         let enter = |error| FirewallError::Guard(std::io::Error::other(error));
         if self.nft.is_silent() {
             self.nft = self.netns.run_in(Nft::open).map_err(enter)??;
             self.port.store(self.nft.port(), Ordering::Release);
-        }
-        if self.conntrack.is_silent() {
-            self.conntrack = self.netns.run_in(Conntrack::open).map_err(enter)??;
         }
         Ok(())
     }
@@ -221,26 +233,17 @@ impl Inner {
         if self.stopped { Err(FirewallError::Stopped) } else { Ok(()) }
     }
 
-    /// Ends connections that a change leaves behind. That it fails is no reason to take the change back: what is isolated is
-    /// kept apart without conntrack, and entries of the dead time out.
-    fn end_stale(&mut self, net: &Net) {
+    /// Has connections ended that a change leaves behind.
+    fn end_stale(&self, net: &Net) {
         let stale = stale(net);
         if stale.is_empty() {
             return;
         }
-        self.conntrack_finding = match self.conntrack.end(&stale) {
-            Ok(ended) => {
-                tracing::debug!(ended, "connections ended");
-                None
-            }
-            Err(error) => {
-                tracing::warn!(%error, "connections of what is gone could not be ended");
-                Some(Finding {
-                    code: "conntrack",
-                    detail: format!("connections of containers or ports that are gone could not be ended: {error}"),
-                    remedy: Some("conntrack -F".into()),
-                })
-            }
-        };
+        if self.endings.add(stale) {
+            self.endings.carry_out();
+        } else {
+            // The counter is far from full.
+            let _ = self.wake.write(1);
+        }
     }
 }

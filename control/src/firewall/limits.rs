@@ -24,9 +24,6 @@ pub const CONTAINER_ADDRESSES_MAX: usize = 8;
 /// Members of isolation networks that are not containers here: all of a cluster may be declared.
 pub const MEMBERS_MAX: usize = 65_536;
 
-/// Isolation networks with members: a chain and five sets each, which a full look at the ruleset reads one by one.
-pub const NETWORKS_MAX: usize = 4_096;
-
 /// Ranges among them: subnets of services. So few that they fit one batch together with their removal.
 pub const MEMBER_RANGES_MAX: usize = 16_384;
 
@@ -48,6 +45,9 @@ pub const LIST_TRIES_MAX: u32 = 32;
 
 /// Longest list taken from the kernel, in objects: chains or rules of the largest rulesets known are tens of thousands.
 pub const LIST_OBJECTS_MAX: usize = 262_144;
+
+/// Addresses and ports whose connections wait to be ended. One walk ends them all; beyond this, whoever comes does it.
+pub const ENDINGS_MAX: usize = 65_536;
 
 /// Connections looked at in one list: the largest tables in use.
 pub const CONNECTIONS_MAX: usize = 4_194_304;

@@ -4,23 +4,21 @@
 //! differ, only those are changed. What was read is acted upon only as long as the ruleset is of the generation it was read
 //! in.
 
-use super::desired::NetworkId;
 use super::elements::{Edit, Edits, Net};
 use super::error::FirewallError;
 use super::limits::COMMIT_TRIES_MAX;
 use super::nft::{Batch, Element, Family, Nft, NftError, Rule, Table, equal_but_for_counts};
-use super::ruleset::{Place, SetId, Structure, TABLE_COMMENT, network_structure, structure, table_name};
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use super::ruleset::{Place, SetId, Structure, TABLE_COMMENT, structure, table_name};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::thread;
 use std::time::Duration;
 
 /// The ruleset as it is to be.
 #[derive(Debug)]
 pub(super) struct Expected {
-    instance: String,
     /// Name of our tables.
     table: String,
-    networks: BTreeSet<NetworkId>,
+    structures: [(Place, Structure); 2],
     elements: HashMap<SetId, HashSet<Element>>,
 }
 
@@ -44,8 +42,11 @@ impl Reconciled {
 impl Expected {
     /// The ruleset of `instance` with nothing in it.
     pub(super) fn new(instance: &str) -> Self {
-        let elements = SetId::CONSTANT.map(|id| (id, HashSet::new())).into();
-        Self { instance: instance.into(), table: table_name(instance), networks: BTreeSet::new(), elements }
+        Self {
+            table: table_name(instance),
+            structures: Place::ALL.map(|place| (place, structure(place, instance))),
+            elements: SetId::ALL.map(|id| (id, HashSet::new())).into(),
+        }
     }
 
     /// What is expected of every set that is not empty.
@@ -60,26 +61,21 @@ impl Expected {
         &self.table
     }
 
+    /// All that there is, as if it were to go.
+    pub(super) fn all(&self) -> Net {
+        let mut net = Net::default();
+        net.removed = self.elements.iter().map(|(id, elements)| (*id, in_order(elements))).collect();
+        net
+    }
+
     /// Takes over changes.
     pub(super) fn edit(&mut self, edits: &Edits) {
-        edits.networks().iter().for_each(|(network, add)| self.set_network(*network, *add));
         edits.iter().for_each(|edit| self.set_element(edit, edit.add));
-        self.forget_networks(edits);
     }
 
     /// Takes changes back.
     pub(super) fn take_back(&mut self, edits: &Edits) {
-        edits.networks().iter().rev().for_each(|(network, add)| self.set_network(*network, !add));
         edits.iter().rev().for_each(|edit| self.set_element(edit, !edit.add));
-        self.forget_networks(edits);
-    }
-
-    fn set_network(&mut self, network: NetworkId, there: bool) {
-        if there {
-            self.networks.insert(network);
-        } else {
-            self.networks.remove(&network);
-        }
     }
 
     fn set_element(&mut self, edit: &Edit, there: bool) {
@@ -91,45 +87,16 @@ impl Expected {
         }
     }
 
-    /// The sets of networks that are no longer are empty by now.
-    fn forget_networks(&mut self, edits: &Edits) {
-        for (network, _) in edits.networks() {
-            if !self.networks.contains(network) {
-                SetId::of_network(*network).iter().for_each(|id| drop(self.elements.remove(id)));
-            }
-        }
-    }
-
     /// The batch for changes.
     pub(super) fn batch(&self, net: &Net) -> Batch {
         let mut batch = Batch::default();
-        let of = |network| Place::ALL.map(|place| network_structure(place, &self.instance, network));
-        for structure in net.networks_added.iter().flat_map(|network| of(*network)) {
-            add_contents(&structure, &mut batch);
-        }
         for (set, elements) in &net.removed {
             batch.delete_elements(&set.set(&self.table), elements);
         }
         for (set, elements) in &net.added {
             batch.add_elements(&set.set(&self.table), elements);
         }
-        for structure in net.networks_removed.iter().flat_map(|network| of(*network)) {
-            structure.chains.iter().for_each(|chain| batch.delete_chain(chain));
-            structure.sets.iter().for_each(|set| batch.delete_set(set));
-        }
         batch
-    }
-
-    /// All of the table at `place`, and its sets.
-    fn structure(&self, place: Place) -> (Structure, Vec<SetId>) {
-        let mut all = structure(place, &self.instance);
-        let mut sets: Vec<_> = SetId::CONSTANT.into();
-        for network in &self.networks {
-            all.extend(network_structure(place, &self.instance, *network));
-            sets.extend(SetId::of_network(*network));
-        }
-        sets.retain(|id| id.place() == place);
-        (all, sets)
     }
 
     /// Makes the kernel's ruleset this one. Sends nothing where it is.
@@ -204,14 +171,13 @@ impl Expected {
     fn plan(&self, nft: &mut Nft) -> Result<Plan, FirewallError> {
         let mut plan = Plan { bytes_max: nft.batch_bytes_max(), complete: true, ..Plan::default() };
         let there = self.places_among(&nft.tables(Family::Any)?)?;
-        for place in Place::ALL {
-            let (structure, sets) = self.structure(place);
-            let is_there = there.contains(&place);
-            let is_sound = is_there && is_sound(nft, &structure)?;
-            let elements = if is_sound { self.read_elements(nft, place, &sets)? } else { None };
+        for (place, structure) in &self.structures {
+            let is_there = there.contains(place);
+            let is_sound = is_there && is_sound(nft, structure)?;
+            let elements = if is_sound { self.read_elements(nft, *place)? } else { None };
             match elements {
                 Some(elements) => self.plan_elements(&elements, &mut plan),
-                None => self.plan_table(place, &structure, &sets, is_there, &mut plan),
+                None => self.plan_table(*place, structure, is_there, &mut plan),
             }
         }
         Ok(plan)
@@ -225,35 +191,32 @@ impl Expected {
         &self,
         nft: &mut Nft,
         place: Place,
-        sets: &[SetId],
     ) -> Result<Option<HashMap<SetId, HashSet<Element>>>, FirewallError> {
         let mut all = HashMap::new();
-        for id in sets {
-            let expected = self.elements.get(id);
+        for id in sets_at(place) {
+            let expected = &self.elements[&id];
             let mut found = HashSet::new();
             for pause in RESIZE_PAUSES {
                 thread::sleep(pause);
-                let Some(elements) = nft.elements(place.family(), &self.table, &id.name())? else { return Ok(None) };
+                let Some(elements) = nft.elements(place.family(), &self.table, id.name())? else { return Ok(None) };
                 found.extend(elements);
-                if id.has_ranges() || expected.is_none_or(|expected| expected.is_subset(&found)) {
+                if id.has_range_ends() || expected.is_subset(&found) {
                     break;
                 }
             }
-            all.insert(*id, found);
+            all.insert(id, found);
         }
         Ok(Some(all))
     }
 
     fn plan_elements(&self, found: &HashMap<SetId, HashSet<Element>>, plan: &mut Plan) {
-        let none = HashSet::new();
         for (id, found) in found {
-            let expected = self.elements.get(id).unwrap_or(&none);
+            let expected = &self.elements[id];
             if found == expected {
                 continue;
             }
             let set = id.set(&self.table);
-            if id.has_ranges() {
-                // The ends of ranges mean something only together.
+            if id.has_range_ends() {
                 plan.batch.flush_set(&set);
                 plan.batch.add_elements(&set, &in_order(expected));
                 continue;
@@ -267,16 +230,18 @@ impl Expected {
         }
     }
 
-    fn plan_table(&self, place: Place, structure: &Structure, sets: &[SetId], is_there: bool, plan: &mut Plan) {
+    fn plan_table(&self, place: Place, structure: &Structure, is_there: bool, plan: &mut Plan) {
         if is_there {
             plan.batch.delete_table(place.family(), &self.table);
         }
         plan.batch.add_table(&structure.table);
-        add_contents(structure, &mut plan.batch);
-        for id in sets {
+        structure.chains.iter().for_each(|chain| plan.batch.add_chain(chain));
+        structure.sets.iter().for_each(|set| plan.batch.add_set(set));
+        structure.rules.iter().for_each(|rule| plan.batch.append_rule(rule));
+        for id in sets_at(place) {
             let set = id.set(&self.table);
-            let elements = in_order(self.elements.get(id).into_iter().flatten());
-            if id.has_ranges() {
+            let elements = in_order(&self.elements[&id]);
+            if id.has_range_ends() {
                 plan.batch.add_elements(&set, &elements);
             } else {
                 plan.fill(&elements, |batch, some| batch.add_elements(&set, some));
@@ -322,18 +287,15 @@ impl Plan {
     }
 }
 
+fn sets_at(place: Place) -> impl Iterator<Item = SetId> {
+    SetId::ALL.into_iter().filter(move |id| id.place() == place)
+}
+
 /// By key, the end of a range before the beginning of the next, as the kernel expects them.
 fn in_order<'a>(elements: impl IntoIterator<Item = &'a Element>) -> Vec<Element> {
     let mut elements: Vec<_> = elements.into_iter().cloned().collect();
     elements.sort_unstable();
     elements
-}
-
-/// Chains, sets and rules, in the order in which one needs the other.
-fn add_contents(structure: &Structure, batch: &mut Batch) {
-    structure.chains.iter().for_each(|chain| batch.add_chain(chain));
-    structure.sets.iter().for_each(|set| batch.add_set(set));
-    structure.rules.iter().for_each(|rule| batch.append_rule(rule));
 }
 
 /// Whether the table has these chains, rules and sets and no others.

@@ -7,7 +7,7 @@ use super::elements::{self, Edits};
 use super::error::FirewallError;
 use super::limits::{
     CONTAINER_ADDRESSES_MAX, CONTAINER_ID_BYTES_MAX, CONTAINER_LINKS_MAX, CONTAINERS_MAX, INTERFACES_MAX,
-    MEMBER_RANGES_MAX, MEMBERS_MAX, NETWORKS_MAX, PREFIXES_MAX, PUBLICATIONS_MAX, SERVICES_MAX,
+    MEMBER_RANGES_MAX, MEMBERS_MAX, PREFIXES_MAX, PUBLICATIONS_MAX, SERVICES_MAX,
 };
 use crate::host::check_name;
 use ipnet::IpNet;
@@ -26,8 +26,6 @@ pub(super) struct State {
     veths: HashSet<String>,
     /// Containers at each bridge.
     at_bridge: HashMap<String, usize>,
-    /// Containers and members of each network.
-    networks: HashMap<NetworkId, usize>,
 }
 
 impl State {
@@ -163,10 +161,7 @@ impl State {
             return Err(FirewallError::ContainerId(id));
         }
         let mut inverses = self.remove_container(&id, edits);
-        let checked = self.check_container(&id, &container);
-        let joined =
-            checked.and_then(|()| container.network.map_or(Ok(()), |network| self.join_network(network, edits)));
-        if let Err(error) = joined {
+        if let Err(error) = self.check_container(&id, &container) {
             // The edits are worth nothing after an error.
             self.take_back(inverses);
             return Err(error);
@@ -232,26 +227,7 @@ impl State {
             self.addresses.remove(address);
         }
         edits.remove(elements::container(&container));
-        if let Some(network) = container.network {
-            self.leave_network(network, edits);
-        }
         vec![Change::AddContainer(id.into(), container)]
-    }
-
-    /// The chain of a network is there as long as it has members.
-    fn join_network(&mut self, network: NetworkId, edits: &mut Edits) -> Result<(), FirewallError> {
-        if !self.networks.contains_key(&network) {
-            check_room(self.networks.len(), NETWORKS_MAX, "isolation networks")?;
-            edits.add_network(network);
-        }
-        *self.networks.entry(network).or_default() += 1;
-        Ok(())
-    }
-
-    fn leave_network(&mut self, network: NetworkId, edits: &mut Edits) {
-        if release(&mut self.networks, &network) {
-            edits.remove_network(network);
-        }
     }
 
     fn add_member(
@@ -272,10 +248,6 @@ impl State {
             self.check_member(prefix)?;
         } else {
             inverses = self.remove_member(prefix, edits);
-        }
-        if let Err(error) = self.join_network(network, edits) {
-            self.take_back(inverses);
-            return Err(error);
         }
         match single(prefix) {
             Some(address) => drop(self.addresses.insert(address)),
@@ -311,7 +283,6 @@ impl State {
             None => drop(self.ranges.remove(&prefix.network())),
         }
         edits.remove(elements::member(prefix, network));
-        self.leave_network(network, edits);
         vec![Change::AddMember(prefix, network)]
     }
 

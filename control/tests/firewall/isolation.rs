@@ -1,8 +1,8 @@
 //! Who reaches whom: the table of truth, in both families, with and without bridged packets in the routed chains.
 
 use crate::probe::{exchange, refused, udp};
-use crate::town::{Kind, Place, Town, network};
-use ginnel_control::firewall::{Change, DropReason};
+use crate::town::{Kind, Place, Town};
+use ginnel_control::firewall::DropReason;
 use ginnel_control::lab::rights_or_skip;
 use std::net::{SocketAddr, UdpSocket};
 

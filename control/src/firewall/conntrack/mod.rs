@@ -8,10 +8,13 @@
 //! port published     ─► UDP that the host answered itself until now
 //! ```
 //!
-//! The kernel lists with a filter (Linux 5.8; before, everything), what is listed is looked at again, and each entry is
+//! [`Endings`] keeps what is to end until somebody has the time. The kernel lists with a filter (Linux 5.8; before, everything), what is listed is looked at again, and each entry is
 //! deleted by its own tuple and number. An entry that went by itself meanwhile is no error.
 
+mod endings;
 mod tuple;
+
+pub(super) use endings::Endings;
 
 use super::desired::{Listen, Protocol};
 use super::error::FirewallError;

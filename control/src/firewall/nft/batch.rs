@@ -109,12 +109,6 @@ impl Batch {
         self.push(step, message::NEW_CHAIN, CREATE | EXCLUSIVE, |writer| chain.write(writer));
     }
 
-    /// Deletes a chain with its rules. Nothing may lead to it any more.
-    pub fn delete_chain(&mut self, chain: &Chain) {
-        let step = step("delete chain", chain.family, &chain.table, &chain.name);
-        self.push(step, message::DELETE_CHAIN, 0, |writer| chain.write_name(writer));
-    }
-
     /// Adds a rule behind the others of its chain.
     ///
     /// # Panics
@@ -150,12 +144,6 @@ impl Batch {
         let id = u32::try_from(self.steps.len()).unwrap_or(u32::MAX);
         let step = step("add set", set.family, &set.table, &set.name);
         self.push(step, message::NEW_SET, CREATE | EXCLUSIVE, |writer| set.write(id, writer));
-    }
-
-    /// Deletes a set with its elements. No rule may refer to it any more.
-    pub fn delete_set(&mut self, set: &Set) {
-        let step = step("delete set", set.family, &set.table, &set.name);
-        self.push(step, message::DELETE_SET, 0, |writer| set.write_name(writer));
     }
 
     /// Adds elements to a set. One that is there with the same value is no matter; with another it is refused.

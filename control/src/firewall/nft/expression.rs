@@ -99,17 +99,6 @@ pub enum FibResult {
     AddressType,
 }
 
-/// Where the value of a map goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Into {
-    /// It is a set, without values.
-    Nothing,
-    /// To a register.
-    Register(Register),
-    /// It is what the rule decides.
-    Verdict,
-}
-
 /// One expression.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "fields are what the variant says: a source, a destination, a length in bytes")]
@@ -124,10 +113,12 @@ pub enum Expression {
     Compare { from: Register, equal: bool, value: Vec<u8> },
     /// `into = (from & mask) ^ xor`.
     Bitwise { from: Register, into: Register, mask: Vec<u8>, xor: Vec<u8> },
-    /// Turns a two-byte number from host to network order.
-    ToNetworkOrder { from: Register, into: Register },
-    /// Matches where the set has the key in `from`, or does not where `inverted`. From a map, takes its value.
-    Lookup { set: String, from: Register, into: Into, inverted: bool },
+    /// Turns a number of two or four bytes from host to network order.
+    ToNetworkOrder { from: Register, into: Register, len: u32 },
+    /// Loads a constant.
+    Immediate { into: Register, value: Vec<u8> },
+    /// Matches where the set has the key in `from`, or does not where `inverted`. From a map, loads its value.
+    Lookup { set: String, from: Register, into: Option<Register>, inverted: bool },
     /// Ends the rule.
     Verdict(Verdict),
     /// Loads what conntrack knows.

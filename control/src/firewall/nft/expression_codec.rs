@@ -1,6 +1,6 @@
 //! Expressions on the wire: a name and attributes of its own each.
 
-use super::expression::{ConntrackKey, Expression, FibResult, Header, Into, MetaKey, Register, Verdict};
+use super::expression::{ConntrackKey, Expression, FibResult, Header, MetaKey, Register, Verdict};
 use super::object::Family;
 use crate::firewall::netfilter::{Attributes, Writer, be32, be64, text};
 
@@ -90,7 +90,7 @@ impl Expression {
             Self::Bitwise { .. } => "bitwise",
             Self::ToNetworkOrder { .. } => "byteorder",
             Self::Lookup { .. } => "lookup",
-            Self::Verdict(_) => "immediate",
+            Self::Immediate { .. } | Self::Verdict(_) => "immediate",
             Self::Conntrack { .. } => "ct",
             Self::Fib { .. } => "fib",
             Self::RouteSegment { .. } => "rt",
@@ -132,19 +132,19 @@ impl Expression {
                     inner.bytes(VALUE, xor);
                 });
             }
-            Self::ToNetworkOrder { from, into } => {
-                data.u32(1, from.to_wire()).u32(2, into.to_wire()).u32(3, HOST_TO_NETWORK).u32(4, 2).u32(5, 2);
+            Self::ToNetworkOrder { from, into, len } => {
+                data.u32(1, from.to_wire()).u32(2, into.to_wire()).u32(3, HOST_TO_NETWORK).u32(4, *len).u32(5, *len);
+            }
+            Self::Immediate { into, value } => {
+                data.u32(1, into.to_wire());
+                data.nest(2, |inner| {
+                    inner.bytes(VALUE, value);
+                });
             }
             Self::Lookup { set, from, into, inverted } => {
                 data.text(1, set).u32(2, from.to_wire());
-                match into {
-                    Into::Nothing => {}
-                    Into::Register(into) => {
-                        data.u32(3, into.to_wire());
-                    }
-                    Into::Verdict => {
-                        data.u32(3, VERDICT_REGISTER);
-                    }
+                if let Some(into) = into {
+                    data.u32(3, into.to_wire());
                 }
                 if *inverted {
                     data.u32(5, INVERTED);
@@ -229,20 +229,17 @@ impl Expression {
                 mask: data.value(4)?,
                 xor: data.value(5)?,
             },
-            "byteorder" if [3, 4, 5].map(|kind| data.number(kind)) == [Some(HOST_TO_NETWORK), Some(2), Some(2)] => {
-                Self::ToNetworkOrder { from: data.register(1)?, into: data.register(2)? }
+            "byteorder" if data.number(3)? == HOST_TO_NETWORK && data.number(4) == data.number(5) => {
+                Self::ToNetworkOrder { from: data.register(1)?, into: data.register(2)?, len: data.number(4)? }
             }
             "lookup" => Self::Lookup {
                 set: data.0.find(1).and_then(text)?,
                 from: data.register(2)?,
-                into: match data.number(3) {
-                    None => Into::Nothing,
-                    Some(VERDICT_REGISTER) => Into::Verdict,
-                    Some(register) => Into::Register(Register::from_wire(register)?),
-                },
+                into: data.register(3),
                 inverted: data.number(5).unwrap_or(0) & INVERTED != 0,
             },
-            "immediate" => Self::Verdict(data.verdict(2)?),
+            "immediate" if data.number(1)? == VERDICT_REGISTER => Self::Verdict(data.verdict(2)?),
+            "immediate" => Self::Immediate { into: data.register(1)?, value: data.value(2)? },
             "ct" if data.0.find(3).is_none() => {
                 Self::Conntrack { key: from_wire(&CONNTRACK_KEYS, data.number(2)?)?, into: data.register(1)? }
             }
@@ -275,7 +272,7 @@ impl Expression {
     }
 }
 
-pub(super) fn write_verdict(verdict: &Verdict, writer: &mut Writer) {
+fn write_verdict(verdict: &Verdict, writer: &mut Writer) {
     let (code, chain) = match verdict {
         Verdict::Drop => (NF_DROP, None),
         Verdict::Accept => (NF_ACCEPT, None),
@@ -287,20 +284,6 @@ pub(super) fn write_verdict(verdict: &Verdict, writer: &mut Writer) {
     if let Some(chain) = chain {
         writer.text(CHAIN, chain);
     }
-}
-
-/// `None` for a verdict that this project does not give.
-pub(super) fn read_verdict(bytes: &[u8]) -> Option<Verdict> {
-    let verdict = Attributes::new(bytes);
-    let chain = || verdict.find(CHAIN).and_then(text);
-    Some(match verdict.find(CODE).and_then(be32)? {
-        NF_DROP => Verdict::Drop,
-        NF_ACCEPT => Verdict::Accept,
-        NFT_JUMP => Verdict::Jump(chain()?),
-        NFT_GOTO => Verdict::Goto(chain()?),
-        NFT_RETURN => Verdict::Return,
-        _ => return None,
-    })
 }
 
 /// The attributes of one expression.
@@ -320,8 +303,18 @@ impl Data<'_> {
         Attributes::new(self.0.find(kind)?).find(VALUE).map(<[u8]>::to_vec)
     }
 
+    /// `None` for a verdict that this project does not give.
     fn verdict(self, kind: u16) -> Option<Verdict> {
-        read_verdict(Attributes::new(self.0.find(kind)?).find(VERDICT)?)
+        let verdict = Attributes::new(Attributes::new(self.0.find(kind)?).find(VERDICT)?);
+        let chain = || verdict.find(CHAIN).and_then(text);
+        Some(match verdict.find(CODE).and_then(be32)? {
+            NF_DROP => Verdict::Drop,
+            NF_ACCEPT => Verdict::Accept,
+            NFT_JUMP => Verdict::Jump(chain()?),
+            NFT_GOTO => Verdict::Goto(chain()?),
+            NFT_RETURN => Verdict::Return,
+            _ => return None,
+        })
     }
 
     fn fib(self) -> Option<Expression> {

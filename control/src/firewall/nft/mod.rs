@@ -20,9 +20,7 @@ mod query;
 mod tests;
 
 pub use batch::{Batch, Refusal};
-pub use expression::{
-    ConntrackKey, Expression, FibResult, Header, Into, MetaKey, Register, Verdict, equal_but_for_counts,
-};
-pub use object::{Base, Chain, Element, Family, Hook, Kind, Rule, Set, Table, Value, range};
+pub use expression::{ConntrackKey, Expression, FibResult, Header, MetaKey, Register, Verdict, equal_but_for_counts};
+pub use object::{Base, Chain, Element, Family, Hook, Kind, Rule, Set, Table, range};
 pub use object_codec::{Event, EventObject};
 pub use query::{Nft, NftError};

@@ -160,8 +160,8 @@ impl Kind {
     pub const PORT: Self = Self { number: 13, len: 2 };
     /// `ifname`: 16 bytes, padded with zeros.
     pub const INTERFACE: Self = Self { number: 41, len: 16 };
-    /// Values of a verdict map (`NFT_DATA_VERDICT`). How long they are is the kernel's own affair.
-    pub const VERDICT: Self = Self { number: 0xffff_ff00, len: 0 };
+    /// `mark`: four bytes in host order; as part of a range, in network order.
+    pub const MARK: Self = Self { number: 19, len: 4 };
 
     /// This type and then `other`, each padded to whole registers.
     #[must_use]
@@ -173,14 +173,16 @@ impl Kind {
     }
 
     pub(super) const fn of_wire(number: u32, len: u32) -> Self {
-        if number == Self::VERDICT.number { Self::VERDICT } else { Self { number, len } }
+        Self { number, len }
     }
 
     pub(super) const fn number(self) -> u32 {
         self.number
     }
 
-    pub(super) const fn bytes(self) -> u32 {
+    /// Length of a value in bytes.
+    #[must_use]
+    pub const fn bytes(self) -> u32 {
         self.len
     }
 }
@@ -200,29 +202,29 @@ pub struct Set {
     pub value: Option<Kind>,
     /// Whether it holds ranges of keys.
     pub ranges: bool,
+    /// Of ranges of keys with several parts, the length of each part in bytes; else empty.
+    pub parts: Vec<u32>,
 }
 
 /// An element of a set. Ordered by key, the end of a range before the beginning of the next.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Element {
-    /// A key, or the first key of a range.
+    /// A key, or the first key of a range, and what it stands for in a map.
     Key {
-        /// Its bytes.
+        /// The bytes of the key.
         key: Box<[u8]>,
-        /// What it stands for, in a map.
-        value: Option<Value>,
+        /// The bytes of the value.
+        value: Option<Box<[u8]>>,
     },
     /// The first key behind a range.
     RangeEnd(Box<[u8]>),
-}
-
-/// What a key of a map stands for.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Value {
-    /// Bytes for a register.
-    Bytes(Box<[u8]>),
-    /// On with the rules of this chain.
-    Goto(Box<str>),
+    /// A range of keys of several parts, each part from the one to the other.
+    Span {
+        /// The lowest of each part.
+        first: Box<[u8]>,
+        /// The highest of each part.
+        last: Box<[u8]>,
+    },
 }
 
 impl Element {
@@ -235,13 +237,15 @@ impl Element {
     /// A key of a map and its value.
     #[must_use]
     pub fn pair(key: &[u8], value: &[u8]) -> Self {
-        Self::Key { key: key.into(), value: Some(Value::Bytes(value.into())) }
+        Self::Key { key: key.into(), value: Some(value.into()) }
     }
 
-    /// A key of a verdict map.
-    #[must_use]
-    pub fn goto(key: &[u8], chain: &str) -> Self {
-        Self::Key { key: key.into(), value: Some(Value::Goto(chain.into())) }
+    fn rank(&self) -> (&[u8], bool, Option<&[u8]>) {
+        match self {
+            Self::RangeEnd(key) => (key, false, None),
+            Self::Key { key, value } => (key, true, value.as_deref()),
+            Self::Span { first, last } => (first, true, Some(last)),
+        }
     }
 }
 
@@ -253,20 +257,14 @@ impl PartialOrd for Element {
 
 impl Ord for Element {
     fn cmp(&self, other: &Self) -> Ordering {
-        fn rank(element: &Element) -> (&[u8], bool, Option<&Value>) {
-            match element {
-                Element::RangeEnd(key) => (key, false, None),
-                Element::Key { key, value } => (key, true, value.as_ref()),
-            }
-        }
-        rank(self).cmp(&rank(other))
+        self.rank().cmp(&other.rank())
     }
 }
 
 /// The elements of a range from `first` to `last`, both in it. A range up to the last key of all has no end.
 #[must_use]
-pub fn range(first: &[u8], last: &[u8], value: Option<Value>) -> Vec<Element> {
-    let mut elements = vec![Element::Key { key: first.into(), value }];
+pub fn range(first: &[u8], last: &[u8], value: Option<&[u8]>) -> Vec<Element> {
+    let mut elements = vec![Element::Key { key: first.into(), value: value.map(Into::into) }];
     let mut end = last.to_vec();
     for byte in end.iter_mut().rev() {
         let (next, carried) = byte.overflowing_add(1);

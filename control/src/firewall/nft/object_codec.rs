@@ -1,8 +1,7 @@
 //! Objects on the wire, and events that tell of them.
 
-use super::expression::{Expression, Verdict};
-use super::expression_codec::{read_verdict, write_verdict};
-use super::object::{Base, Chain, Element, Family, Hook, Kind, Rule, Set, Table, Value};
+use super::expression::Expression;
+use super::object::{Base, Chain, Element, Family, Hook, Kind, Rule, Set, Table};
 use crate::firewall::netfilter::{Attributes, Frame, SUBSYSTEM_NFTABLES, Writer, be32, be64, text};
 
 /// `NFT_MSG_…`.
@@ -61,11 +60,16 @@ const SET_KEY_KIND: u16 = 4;
 const SET_KEY_LEN: u16 = 5;
 const SET_VALUE_KIND: u16 = 6;
 const SET_VALUE_LEN: u16 = 7;
+const SET_DESCRIPTION: u16 = 9;
 const SET_ID: u16 = 10;
 const SET_USERDATA: u16 = 13;
 /// Of `NFT_SET_…`.
 const SET_RANGES: u32 = 0x4;
 const SET_MAP: u32 = 0x8;
+const SET_PARTS: u32 = 0x80;
+/// `NFTA_SET_DESC_CONCAT`, `NFTA_SET_FIELD_LEN`.
+const DESCRIPTION_PARTS: u16 = 2;
+const PART_LEN: u16 = 1;
 
 /// Of `NFTA_SET_ELEM_LIST_…`.
 pub(super) const ELEMENTS_TABLE: u16 = 1;
@@ -75,12 +79,12 @@ const ELEMENTS_LIST: u16 = 3;
 const ELEMENT_KEY: u16 = 1;
 const ELEMENT_VALUE: u16 = 2;
 const ELEMENT_FLAGS: u16 = 3;
+const ELEMENT_KEY_END: u16 = 10;
 /// `NFT_SET_ELEM_INTERVAL_END`.
 const ELEMENT_RANGE_END: u32 = 1;
 
-/// Of `NFTA_DATA_…`.
+/// `NFTA_DATA_VALUE`.
 const VALUE: u16 = 1;
-const VERDICT: u16 = 2;
 
 /// Of `NFTA_GEN_…`.
 const GENERATION_ID: u16 = 1;
@@ -132,12 +136,8 @@ impl Table {
 }
 
 impl Chain {
-    pub(super) fn write_name(&self, writer: &mut Writer) {
-        writer.text(CHAIN_TABLE, &self.table).text(CHAIN_NAME, &self.name);
-    }
-
     pub(super) fn write(&self, writer: &mut Writer) {
-        self.write_name(writer);
+        writer.text(CHAIN_TABLE, &self.table).text(CHAIN_NAME, &self.name);
         if let Some(base) = &self.base {
             writer.nest(CHAIN_HOOK, |hook| {
                 hook.u32(HOOK_NUMBER, base.hook.to_wire()).u32(HOOK_PRIORITY, base.priority.cast_unsigned());
@@ -208,10 +208,6 @@ impl Rule {
 }
 
 impl Set {
-    pub(super) fn write_name(&self, writer: &mut Writer) {
-        writer.text(SET_TABLE, &self.table).text(SET_NAME, &self.name);
-    }
-
     /// Names the set in a message about elements, and none of them, which stands for all.
     pub(super) fn write_flush(&self, writer: &mut Writer) {
         writer.text(ELEMENTS_TABLE, &self.table).text(ELEMENTS_SET, &self.name);
@@ -220,11 +216,23 @@ impl Set {
     /// `id` is any number that no other set of the batch has.
     pub(super) fn write(&self, id: u32, writer: &mut Writer) {
         let bit = |is: bool, bit: u32| if is { bit } else { 0 };
-        let flags = bit(self.ranges, SET_RANGES) | bit(self.value.is_some(), SET_MAP);
+        let flags =
+            bit(self.ranges, SET_RANGES) | bit(self.value.is_some(), SET_MAP) | bit(!self.parts.is_empty(), SET_PARTS);
         writer.text(SET_TABLE, &self.table).text(SET_NAME, &self.name).u32(SET_FLAGS, flags);
         writer.u32(SET_KEY_KIND, self.key.number()).u32(SET_KEY_LEN, self.key.bytes());
         if let Some(value) = self.value {
             writer.u32(SET_VALUE_KIND, value.number()).u32(SET_VALUE_LEN, value.bytes());
+        }
+        if !self.parts.is_empty() {
+            writer.nest(SET_DESCRIPTION, |writer| {
+                writer.nest(DESCRIPTION_PARTS, |list| {
+                    for part in &self.parts {
+                        list.nest(LIST_ELEMENT, |writer| {
+                            writer.u32(PART_LEN, *part);
+                        });
+                    }
+                });
+            });
         }
         writer.u32(SET_ID, id);
         if self.key == Kind::INTERFACE {
@@ -238,7 +246,7 @@ impl Set {
         let attributes = Attributes::new(body);
         let number = |kind| attributes.find(kind).and_then(be32);
         let flags = number(SET_FLAGS).unwrap_or(0);
-        if flags & !(SET_RANGES | SET_MAP) != 0 {
+        if flags & !(SET_RANGES | SET_MAP | SET_PARTS) != 0 {
             return None;
         }
         let value = match flags & SET_MAP {
@@ -252,51 +260,56 @@ impl Set {
             key: Kind::of_wire(number(SET_KEY_KIND)?, number(SET_KEY_LEN)?),
             value,
             ranges: flags & SET_RANGES != 0,
+            parts: attributes.find(SET_DESCRIPTION).map(read_parts).unwrap_or_default(),
         })
     }
 }
 
+fn read_parts(description: &[u8]) -> Vec<u32> {
+    let list = Attributes::new(description).find(DESCRIPTION_PARTS).unwrap_or_default();
+    Attributes::new(list).filter_map(|(_, part)| Attributes::new(part).find(PART_LEN).and_then(be32)).collect()
+}
+
 impl Element {
     fn write(&self, writer: &mut Writer) {
-        let key = match self {
-            Self::Key { key, .. } => key,
+        let put = |kind, bytes: &[u8], writer: &mut Writer| {
+            writer.nest(kind, |inner| {
+                inner.bytes(VALUE, bytes);
+            });
+        };
+        match self {
+            Self::Key { key, value } => {
+                put(ELEMENT_KEY, key, writer);
+                if let Some(value) = value {
+                    put(ELEMENT_VALUE, value, writer);
+                }
+            }
             Self::RangeEnd(key) => {
                 writer.u32(ELEMENT_FLAGS, ELEMENT_RANGE_END);
-                key
+                put(ELEMENT_KEY, key, writer);
             }
-        };
-        writer.nest(ELEMENT_KEY, |inner| {
-            inner.bytes(VALUE, key);
-        });
-        let Self::Key { value: Some(value), .. } = self else { return };
-        writer.nest(ELEMENT_VALUE, |inner| match value {
-            Value::Bytes(bytes) => {
-                inner.bytes(VALUE, bytes);
+            Self::Span { first, last } => {
+                put(ELEMENT_KEY, first, writer);
+                put(ELEMENT_KEY_END, last, writer);
             }
-            Value::Goto(chain) => {
-                inner.nest(VERDICT, |inner| write_verdict(&Verdict::Goto(chain.to_string()), inner));
-            }
-        });
+        }
     }
 
     /// `None` for an element of a kind that this project does not write.
     fn read(bytes: &[u8]) -> Option<Self> {
         let attributes = Attributes::new(bytes);
-        let key = Attributes::new(attributes.find(ELEMENT_KEY)?).find(VALUE)?.into();
-        match attributes.find(ELEMENT_FLAGS).and_then(be32).unwrap_or(0) {
-            0 => {}
-            ELEMENT_RANGE_END => return Some(Self::RangeEnd(key)),
+        let bytes = |kind| Attributes::new(attributes.find(kind)?).find(VALUE).map(Box::from);
+        let key = bytes(ELEMENT_KEY)?;
+        let flags = attributes.find(ELEMENT_FLAGS).and_then(be32).unwrap_or(0);
+        let value = bytes(ELEMENT_VALUE);
+        Some(match (flags, bytes(ELEMENT_KEY_END), attributes.find(ELEMENT_VALUE)) {
+            (0, None, None) => Self::Key { key, value: None },
+            // One that is there and has no bytes is a verdict.
+            (0, None, Some(_)) => Self::Key { key, value: Some(value?) },
+            (0, Some(last), None) => Self::Span { first: key, last },
+            (ELEMENT_RANGE_END, None, None) => Self::RangeEnd(key),
             _ => return None,
-        }
-        let value = match attributes.find(ELEMENT_VALUE).map(Attributes::new) {
-            None => None,
-            Some(value) => Some(match (value.find(VALUE), value.find(VERDICT).and_then(read_verdict)) {
-                (Some(bytes), _) => Value::Bytes(bytes.into()),
-                (None, Some(Verdict::Goto(chain))) => Value::Goto(chain.into()),
-                _ => return None,
-            }),
-        };
-        Some(Self::Key { key, value })
+        })
     }
 }
 

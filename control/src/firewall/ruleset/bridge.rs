@@ -6,8 +6,7 @@
 
 use super::phrase::{ARP, IPV4, IPV6, Part, when};
 use super::sets::{SetId, Version};
-use super::{DropReason, Line, Outline, network_chain};
-use crate::firewall::desired::NetworkId;
+use super::{DropReason, Line, Outline};
 use crate::firewall::nft::Hook;
 use Part::{ArpSender, Destination, InName, OutName, Source};
 
@@ -29,6 +28,7 @@ pub(super) fn chains() -> Vec<Outline> {
             EARLY,
             vec![when().is_in(&[InName], SetId::Ports).goto("from-port")],
         ),
+        Outline::called("member", member()),
         Outline::hooked("forward", "filter", Hook::Forward, FILTER, forward()),
         Outline::called("to-port", to_port()),
         Outline::hooked(
@@ -66,15 +66,14 @@ fn forward() -> Vec<Line> {
     vec![
         when().is_not_in(&[InName], SetId::Ports).is_not_in(&[OutName], SetId::Ports).accept(),
         when().is_marked().accept(),
-        when().branch(InName, SetId::PortNetworks),
-        when().is_in(&[OutName], SetId::PortMembers).drop(DropReason::Isolated),
+        when().mark_network(InName, SetId::PortNetworks).goto("member"),
+        when().mark_network(OutName, SetId::PortNetworks).drop(DropReason::Isolated),
     ]
 }
 
-/// The chain of an isolation network: where frames from the ports of its members come by.
-pub(super) fn network(network: NetworkId) -> Outline {
-    let rules = vec![when().is_in(&[OutName], SetId::PortsOf(network)).accept(), when().drop(DropReason::Isolated)];
-    Outline::called(network_chain(network), rules)
+/// From a member, whose network is the mark.
+fn member() -> Vec<Line> {
+    vec![when().is_peer(OutName, SetId::PortPeers).unmark().accept(), when().drop(DropReason::Isolated)]
 }
 
 /// What a bridge floods, or sends to a station that took over the hardware address of another, ends here.

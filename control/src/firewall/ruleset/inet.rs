@@ -2,8 +2,7 @@
 
 use super::phrase::{ICMP, ICMPV6, Part, when};
 use super::sets::{SetId, Version};
-use super::{DropReason, Line, Outline, network_chain};
-use crate::firewall::desired::NetworkId;
+use super::{DropReason, Line, Outline};
 use crate::firewall::nft::Hook;
 use Part::{Destination, DestinationPort, InName, OutName, Protocol, Source};
 
@@ -40,26 +39,14 @@ pub(super) fn chains() -> Vec<Outline> {
         Outline::called("pass", vec![when().clamp_segments(), when().mark(), when().accept()]),
         Outline::called("admit", vec![when().mark(), when().accept()]),
         Outline::called("apart", apart()),
+        Outline::called("member", member()),
         Outline::called("fence", fence()),
         Outline::hooked("forward", "filter", Hook::Forward, FILTER, forward()),
-        Outline::called("to-host-member", to_host_member()),
         Outline::called("from-overlay", from_overlay()),
         Outline::hooked("input", "filter", Hook::Input, FILTER, input()),
         Outline::hooked("output", "filter", Hook::Output, FILTER, output()),
         Outline::hooked("egress", "nat", Hook::Postrouting, NAT_SOURCE, egress()),
     ]
-}
-
-/// The chain of an isolation network: where packets from its members come by.
-pub(super) fn network(network: NetworkId) -> Outline {
-    let mut rules = Vec::new();
-    for version in Version::BOTH {
-        let to = |set| when().version(version).is_in(&[Destination(version)], set).back();
-        rules.push(to(SetId::MembersOf(network, version)));
-        rules.push(to(SetId::RangesOf(network, version)));
-    }
-    rules.push(when().goto("apart"));
-    Outline::called(network_chain(network), rules)
 }
 
 fn source() -> Vec<Line> {
@@ -146,7 +133,7 @@ fn forward() -> Vec<Line> {
     }));
     rules.extend([
         // Before the state: what is apart stays apart although it once was connected.
-        when().jump("fence"),
+        when().is_in(&[InName], SetId::Ours).is_in(&[OutName], SetId::Ours).jump("fence"),
         when().is_established().goto("pass"),
         when().is_translated().goto("pass"),
         // Their sources were looked at on the way in.
@@ -163,39 +150,46 @@ fn forward() -> Vec<Line> {
     rules
 }
 
-/// Returns what may pass.
+/// Returns what may pass. The mark carries the network of the source from one rule to the next; what it was before is lost
+/// between members.
 fn fence() -> Vec<Line> {
-    let mut rules = Vec::new();
+    let mut rules = vec![when().is_translated().back()];
     for version in Version::BOTH {
+        let (networks, ranges) = (SetId::Networks(version), SetId::RangeNetworks(version));
         let of = || when().version(version);
-        rules.push(of().branch(Source(version), SetId::Networks(version)));
-        rules.push(of().branch(Source(version), SetId::RangeNetworks(version)));
-        rules.push(of().is_in(&[Destination(version)], SetId::Members(version)).goto("apart"));
-        rules.push(of().is_in(&[Destination(version)], SetId::Ranges(version)).goto("apart"));
+        rules.push(of().mark_network(Source(version), networks).goto("member"));
+        rules.push(of().mark_network(Source(version), ranges).goto("member"));
+        rules.push(of().mark_network(Destination(version), networks).goto("apart"));
+        rules.push(of().mark_network(Destination(version), ranges).goto("apart"));
     }
     rules
 }
 
-/// Between two addresses that are not of one network. Beyond the overlay there is none.
-fn apart() -> Vec<Line> {
-    let (v4, v6) = (|| when().version(Version::V4), || when().version(Version::V6));
-    let mut rules = vec![
-        when().is_translated().back(),
-        // What never leaves a link is not routed, so it was switched, and the bridge has judged it.
-        v4().starts_with(Destination(Version::V4), &LINK_GROUPS_V4).back(),
-        v4().starts_with(Destination(Version::V4), &BROADCAST_V4).back(),
-        v6().starts_with(Destination(Version::V6), &LINK_GROUPS_V6).back(),
-        v6().is_link_local(Destination(Version::V6)).back(),
-        v6().is_link_local(Source(Version::V6)).back(),
-        when().is_in(&[InName], SetId::Ours).is_in(&[OutName], SetId::Ours).drop(DropReason::Isolated),
-    ];
-    // On the way to the host and from it there is but one interface.
-    rules.extend(Version::BOTH.map(|version| {
-        let within = SetId::Prefixes(version);
-        let of = when().version(version);
-        of.is_in(&[Source(version)], within).is_in(&[Destination(version)], within).drop(DropReason::Isolated)
-    }));
+/// From a member, whose network is the mark.
+fn member() -> Vec<Line> {
+    let mut rules = Vec::new();
+    for version in Version::BOTH {
+        let to = Destination(version);
+        rules.push(when().version(version).is_peer(to, SetId::Peers(version)).unmark().back());
+        rules.push(when().version(version).is_range_peer(to, SetId::RangePeers(version)).unmark().back());
+    }
+    rules.push(when().goto("apart"));
     rules
+}
+
+/// Two that are not of one network, one of them a member. What never leaves a link is not routed, so it was switched, and
+/// the bridge has judged it.
+fn apart() -> Vec<Line> {
+    let v4 = |to: &[u8]| when().version(Version::V4).starts_with(Destination(Version::V4), to).unmark().back();
+    let v6 = || when().version(Version::V6);
+    vec![
+        v4(&LINK_GROUPS_V4),
+        v4(&BROADCAST_V4),
+        v6().starts_with(Destination(Version::V6), &LINK_GROUPS_V6).unmark().back(),
+        v6().is_link_local(Destination(Version::V6)).unmark().back(),
+        v6().is_link_local(Source(Version::V6)).unmark().back(),
+        when().drop(DropReason::Isolated),
+    ]
 }
 
 fn input() -> Vec<Line> {
@@ -218,28 +212,26 @@ fn input() -> Vec<Line> {
 
 fn from_overlay() -> Vec<Line> {
     let service = [Protocol, DestinationPort];
-    vec![
-        when().jump("to-host-member"),
+    // An address of the host may be a member like any other; all its other addresses are in reach of everybody.
+    let mut rules =
+        Vec::from(Version::BOTH.map(|version| {
+            when().version(version).is_in(&[Destination(version)], SetId::Declared(version)).jump("fence")
+        }));
+    rules.extend([
         when().is_established().goto("admit"),
         when().is_in(&service, SetId::Services).goto("admit"),
         when().is_in(&service, SetId::PublicServices).goto("admit"),
         when().protocol(ICMP).goto("admit"),
         when().protocol(ICMPV6).goto("admit"),
-    ]
-}
-
-/// An address of the host may be a member like any other; all its other addresses are in reach of everybody.
-fn to_host_member() -> Vec<Line> {
-    Version::BOTH
-        .map(|version| when().version(version).is_in(&[Destination(version)], SetId::Members(version)).goto("fence"))
-        .into()
+    ]);
+    rules
 }
 
 fn output() -> Vec<Line> {
     let mut rules = vec![when().is_not_in(&[OutName], SetId::Ours).accept()];
     rules.extend(
         Version::BOTH
-            .map(|version| when().version(version).is_in(&[Source(version)], SetId::Members(version)).jump("fence")),
+            .map(|version| when().version(version).is_in(&[Source(version)], SetId::Declared(version)).jump("fence")),
     );
     rules.push(when().goto("admit"));
     rules

@@ -1,5 +1,4 @@
-//! The ruleset: what is constant. Two tables of ours, their chains, rules and sets; what varies is elements of sets, and a
-//! chain with its sets for each isolation network.
+//! The ruleset: what is constant. Two tables of ours, their chains, rules and sets; all that varies is elements of sets.
 //!
 //! ```text
 //! inet   prerouting  source ─┬► from-guest   only a container's own addresses
@@ -24,9 +23,11 @@
 //! then.
 //!
 //! **Isolation.** A member reaches members of its network and is reached by them, and by nobody else of the overlay: in the
-//! routed path by address, between ports of a bridge by port, whatever the protocol. The source of a packet leads to the
-//! chain of its network, which knows its members; two look-ups, however many there are. The node's own addresses are in
-//! reach of all. A published port is public: who reaches the host reaches it.
+//! routed path by address, between ports of a bridge by port, whatever the protocol. One look-up finds the network of the
+//! source, another whether the destination is of it too; the packet mark carries the network from the one to the other,
+//! so a mark that somebody else set is lost between members. (A verdict map would do without the mark, but the kernel
+//! walks through all of it each time an element is added.) The node's own addresses are in reach of all. A published port
+//! is public: who reaches the host reaches it.
 //!
 //! **bridge-nf-call-iptables** may be 0 or 1. With 1, packets between ports of a bridge pass the `inet` chains as well, and a
 //! translated destination may be switched to instead of routed to; the `bridge` table knows such packets by [`MARK`],
@@ -41,7 +42,6 @@ mod tests;
 
 pub use sets::{SetId, Version};
 
-use super::desired::NetworkId;
 use super::nft::{Base, Chain, Expression, Family, Hook, Rule, Set, Table};
 
 /// The bit of the packet mark (`skb->mark`) that says: admitted by this program. Of the bits in known use (kube-proxy 14 and
@@ -161,66 +161,37 @@ pub fn table_name(instance: &str) -> String {
     format!("ginnel-{instance}")
 }
 
-/// The chain of an isolation network.
-#[must_use]
-pub fn network_chain(network: NetworkId) -> String {
-    format!("net-{}", network.number())
-}
-
-/// What the table at `place` is made of, without isolation networks.
+/// What the table at `place` is made of.
 #[must_use]
 pub fn structure(place: Place, instance: &str) -> Structure {
+    let (family, name) = (place.family(), table_name(instance));
     let outlines = match place {
         Place::Inet => inet::chains(),
         Place::Bridge => bridge::chains(),
     };
-    Structure::new(place, instance, &SetId::CONSTANT, outlines)
-}
-
-/// What an isolation network adds to it.
-#[must_use]
-pub fn network_structure(place: Place, instance: &str, network: NetworkId) -> Structure {
-    let outline = match place {
-        Place::Inet => inet::network(network),
-        Place::Bridge => bridge::network(network),
+    let mut structure = Structure {
+        table: Table { family, name: name.clone(), comment: Some(TABLE_COMMENT.into()), owned: false },
+        sets: SetId::ALL.into_iter().filter(|id| id.place() == place).map(|id| id.set(&name)).collect(),
+        chains: Vec::new(),
+        rules: Vec::new(),
     };
-    Structure::new(place, instance, &SetId::of_network(network), vec![outline])
-}
-
-impl Structure {
-    /// Adds the contents of another structure of the same table.
-    pub fn extend(&mut self, other: Self) {
-        self.sets.extend(other.sets);
-        self.chains.extend(other.chains);
-        self.rules.extend(other.rules);
+    for outline in outlines {
+        structure.rules.extend(outline.rules.into_iter().map(|line| Rule {
+            family,
+            table: name.clone(),
+            chain: outline.name.into(),
+            handle: None,
+            expressions: line.expressions,
+            comment: line.comment.map(Into::into),
+        }));
+        structure.chains.push(Chain { family, table: name.clone(), name: outline.name.into(), base: outline.base });
     }
-
-    fn new(place: Place, instance: &str, sets: &[SetId], outlines: Vec<Outline>) -> Self {
-        let (family, name) = (place.family(), table_name(instance));
-        let mut structure = Self {
-            table: Table { family, name: name.clone(), comment: Some(TABLE_COMMENT.into()), owned: false },
-            sets: sets.iter().filter(|id| id.place() == place).map(|id| id.set(&name)).collect(),
-            chains: Vec::new(),
-            rules: Vec::new(),
-        };
-        for outline in outlines {
-            structure.rules.extend(outline.rules.into_iter().map(|line| Rule {
-                family,
-                table: name.clone(),
-                chain: outline.name.clone(),
-                handle: None,
-                expressions: line.expressions,
-                comment: line.comment.map(Into::into),
-            }));
-            structure.chains.push(Chain { family, table: name.clone(), name: outline.name, base: outline.base });
-        }
-        structure
-    }
+    structure
 }
 
 /// A chain before it has a table.
 struct Outline {
-    name: String,
+    name: &'static str,
     base: Option<Base>,
     rules: Vec<Line>,
 }
@@ -232,11 +203,11 @@ struct Line {
 }
 
 impl Outline {
-    fn hooked(name: &str, kind: &str, hook: Hook, priority: i32, rules: Vec<Line>) -> Self {
-        Self { name: name.into(), base: Some(Base { kind: kind.into(), hook, priority, drops: false }), rules }
+    fn hooked(name: &'static str, kind: &str, hook: Hook, priority: i32, rules: Vec<Line>) -> Self {
+        Self { name, base: Some(Base { kind: kind.into(), hook, priority, drops: false }), rules }
     }
 
-    fn called(name: impl Into<String>, rules: Vec<Line>) -> Self {
-        Self { name: name.into(), base: None, rules }
+    fn called(name: &'static str, rules: Vec<Line>) -> Self {
+        Self { name, base: None, rules }
     }
 }

@@ -4,7 +4,7 @@
 
 use super::sets::{SetId, Version};
 use super::{DropReason, Line, MARK};
-use crate::firewall::nft::{ConntrackKey, Expression, Family, FibResult, Header, Into, MetaKey, Register, Verdict};
+use crate::firewall::nft::{ConntrackKey, Expression, Family, FibResult, Header, MetaKey, Register, Verdict};
 
 /// Bits of a connection's state (`nf_conntrack_common.h`).
 const STATE_INVALID: u32 = 1;
@@ -46,6 +46,7 @@ fn registers(len: u32) -> u8 {
 /// Part of a key.
 #[derive(Clone, Copy)]
 pub(super) enum Part {
+    Mark,
     InName,
     OutName,
     Source(Version),
@@ -63,13 +64,14 @@ impl Part {
             Self::Source(version) | Self::Destination(version) => version.address_len(),
             Self::Protocol => 1,
             Self::DestinationPort => 2,
-            Self::ArpSender => 4,
+            Self::Mark | Self::ArpSender => 4,
         }
     }
 
     fn load(self, into: Register) -> Expression {
         let payload = |header, offset| Expression::Payload { header, offset, len: self.len(), into };
         match self {
+            Self::Mark => Expression::Meta { key: MetaKey::Mark, into },
             Self::InName => Expression::Meta { key: MetaKey::InName, into },
             Self::OutName => Expression::Meta { key: MetaKey::OutName, into },
             Self::Protocol => Expression::Meta { key: MetaKey::TransportProtocol, into },
@@ -114,12 +116,38 @@ impl Phrase {
 
     /// The key made of `parts` is in the set.
     pub(super) fn is_in(self, parts: &[Part], set: SetId) -> Self {
-        self.lookup(parts, set, Into::Nothing, false)
+        self.lookup(parts, set, None, false)
     }
 
     /// The key made of `parts` is not in the set.
     pub(super) fn is_not_in(self, parts: &[Part], set: SetId) -> Self {
-        self.lookup(parts, set, Into::Nothing, true)
+        self.lookup(parts, set, None, true)
+    }
+
+    /// The map has a network for the part; the mark is that network from then on.
+    pub(super) fn mark_network(self, part: Part, networks: SetId) -> Self {
+        self.lookup(&[part], networks, Some(register(0)), false).set_mark()
+    }
+
+    /// The part is a peer in the network that the mark is.
+    pub(super) fn is_peer(self, part: Part, peers: SetId) -> Self {
+        self.is_in(&[Part::Mark, part], peers)
+    }
+
+    /// As [`Phrase::is_peer`], for a set of ranges, which are compared from the left.
+    pub(super) fn is_range_peer(mut self, part: Part, peers: SetId) -> Self {
+        let network = register(0);
+        self = self.load(Part::Mark);
+        self.0.push(Expression::ToNetworkOrder { from: network, into: network, len: 4 });
+        self.0.push(part.load(register(1)));
+        self.0.push(Expression::Lookup { set: peers.name().into(), from: network, into: None, inverted: false });
+        self
+    }
+
+    /// The mark is none from then on.
+    pub(super) fn unmark(mut self) -> Self {
+        self.0.push(Expression::Immediate { into: register(0), value: vec![0; 4] });
+        self.set_mark()
     }
 
     /// The interface is called so, or with `equal` false, not.
@@ -220,9 +248,8 @@ impl Phrase {
     }
 
     /// Carries our mark.
-    pub(super) fn is_marked(mut self) -> Self {
-        self.0.push(Expression::Meta { key: MetaKey::Mark, into: register(0) });
-        self.masked(&MARK.to_ne_bytes()).compare(false, &[0; 4])
+    pub(super) fn is_marked(self) -> Self {
+        self.load(Part::Mark).masked(&MARK.to_ne_bytes()).compare(false, &[0; 4])
     }
 
     // Actions.
@@ -230,15 +257,14 @@ impl Phrase {
     /// Sets our mark.
     pub(super) fn mark(mut self) -> Line {
         let mark = register(0);
-        self.0.push(Expression::Meta { key: MetaKey::Mark, into: mark });
+        self = self.load(Part::Mark);
         self.0.push(Expression::Bitwise {
             from: mark,
             into: mark,
             mask: (!MARK).to_ne_bytes().into(),
             xor: MARK.to_ne_bytes().into(),
         });
-        self.0.push(Expression::SetMeta { key: MetaKey::Mark, from: mark });
-        self.end(None)
+        self.set_mark().end(None)
     }
 
     /// Lowers the segment size that a SYN offers to what the route takes, in both directions.
@@ -248,7 +274,7 @@ impl Phrase {
         self.0.push(Expression::Payload { header: Header::Transport, offset: 13, len: 1, into: value });
         self = self.masked(&[SYN | RST]).compare(true, &[SYN]);
         self.0.push(Expression::RouteSegment { into: value });
-        self.0.push(Expression::ToNetworkOrder { from: value, into: value });
+        self.0.push(Expression::ToNetworkOrder { from: value, into: value, len: 2 });
         // Option 2, RFC 9293 section 3.7.1: its value is behind kind and length.
         self.0.push(Expression::WriteTcpOption { kind: 2, offset: 2, len: 2, from: value });
         self.end(None)
@@ -256,7 +282,7 @@ impl Phrase {
 
     /// Translates the destination to what the map has for `parts`.
     pub(super) fn translate(mut self, version: Version, parts: &[Part], map: SetId) -> Line {
-        self = self.lookup(parts, map, Into::Register(register(0)), false);
+        self = self.lookup(parts, map, Some(register(0)), false);
         let port = register(registers(version.address_len()));
         self.0.push(Expression::DestinationNat { family: version.family(), address: register(0), port });
         self.end(None)
@@ -266,11 +292,6 @@ impl Phrase {
     pub(super) fn masquerade(mut self) -> Line {
         self.0.push(Expression::Masquerade);
         self.end(None)
-    }
-
-    /// Does what the map has for the part, if it has it.
-    pub(super) fn branch(self, part: Part, map: SetId) -> Line {
-        self.lookup(&[part], map, Into::Verdict, false).end(None)
     }
 
     /// Counts and drops.
@@ -316,13 +337,18 @@ impl Phrase {
         self
     }
 
-    fn lookup(mut self, parts: &[Part], set: SetId, into: Into, inverted: bool) -> Self {
+    fn lookup(mut self, parts: &[Part], set: SetId, into: Option<Register>, inverted: bool) -> Self {
         let mut next = 0;
         for part in parts {
             self.0.push(part.load(register(next)));
             next += registers(part.len());
         }
-        self.0.push(Expression::Lookup { set: set.name().into_owned(), from: register(0), into, inverted });
+        self.0.push(Expression::Lookup { set: set.name().into(), from: register(0), into, inverted });
+        self
+    }
+
+    fn set_mark(mut self) -> Self {
+        self.0.push(Expression::SetMeta { key: MetaKey::Mark, from: register(0) });
         self
     }
 

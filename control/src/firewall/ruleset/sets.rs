@@ -4,9 +4,7 @@
 //! kernel keeps in a tree.
 
 use super::Place;
-use crate::firewall::desired::NetworkId;
 use crate::firewall::nft::{Kind, Set};
-use std::borrow::Cow;
 
 /// A version of IP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,14 +25,6 @@ impl Version {
             Self::V6 => Kind::IPV6,
         }
     }
-
-    /// Suffix of names.
-    pub(super) const fn digit(self) -> char {
-        match self {
-            Self::V4 => '4',
-            Self::V6 => '6',
-        }
-    }
 }
 
 /// A set of ours.
@@ -50,18 +40,16 @@ pub enum SetId {
     Sources(Version),
     /// Addresses of containers here.
     Hosted(Version),
-    /// Addresses of members of any network.
-    Members(Version),
-    /// The chain of the network of each of them.
+    /// Addresses of members that are no containers here.
+    Declared(Version),
+    /// The network of each member's address.
     Networks(Version),
-    /// Ranges of members of any network.
-    Ranges(Version),
-    /// The chain of the network of each of them.
+    /// The network of each range of members.
     RangeNetworks(Version),
-    /// Addresses of the members of one network.
-    MembersOf(NetworkId, Version),
-    /// Ranges of members of one network.
-    RangesOf(NetworkId, Version),
+    /// Networks and the addresses of their members.
+    Peers(Version),
+    /// Networks and the ranges of their members.
+    RangePeers(Version),
     /// Published on any address of the host: protocol and port, and the container's address and port.
     Published(Version),
     /// Published on one address of the host.
@@ -74,20 +62,18 @@ pub enum SetId {
     Ports,
     /// Which addresses are behind which port of a bridge.
     PortSources(Version),
-    /// Ports of members of any network.
-    PortMembers,
-    /// The chain of the network of each of them.
+    /// The network of each port with a member behind it.
     PortNetworks,
-    /// Ports of the members of one network.
-    PortsOf(NetworkId),
+    /// Networks and the ports of their members.
+    PortPeers,
 }
 
 const V4: Version = Version::V4;
 const V6: Version = Version::V6;
 
 impl SetId {
-    /// All that are always there.
-    pub const CONSTANT: [Self; 27] = [
+    /// All of them.
+    pub const ALL: [Self; 29] = [
         Self::Ours,
         Self::Guests,
         Self::Prefixes(V4),
@@ -96,14 +82,16 @@ impl SetId {
         Self::Sources(V6),
         Self::Hosted(V4),
         Self::Hosted(V6),
-        Self::Members(V4),
-        Self::Members(V6),
+        Self::Declared(V4),
+        Self::Declared(V6),
         Self::Networks(V4),
         Self::Networks(V6),
-        Self::Ranges(V4),
-        Self::Ranges(V6),
         Self::RangeNetworks(V4),
         Self::RangeNetworks(V6),
+        Self::Peers(V4),
+        Self::Peers(V6),
+        Self::RangePeers(V4),
+        Self::RangePeers(V6),
         Self::Published(V4),
         Self::Published(V6),
         Self::PublishedAt(V4),
@@ -113,37 +101,23 @@ impl SetId {
         Self::Ports,
         Self::PortSources(V4),
         Self::PortSources(V6),
-        Self::PortMembers,
         Self::PortNetworks,
+        Self::PortPeers,
     ];
-
-    /// Those of one network.
-    #[must_use]
-    pub fn of_network(network: NetworkId) -> [Self; 5] {
-        [
-            Self::MembersOf(network, V4),
-            Self::MembersOf(network, V6),
-            Self::RangesOf(network, V4),
-            Self::RangesOf(network, V6),
-            Self::PortsOf(network),
-        ]
-    }
 
     /// The table it is in.
     #[must_use]
     pub fn place(self) -> Place {
         match self {
-            Self::Ports | Self::PortSources(_) | Self::PortMembers | Self::PortNetworks | Self::PortsOf(_) => {
-                Place::Bridge
-            }
+            Self::Ports | Self::PortSources(_) | Self::PortNetworks | Self::PortPeers => Place::Bridge,
             _ => Place::Inet,
         }
     }
 
     /// Its name.
     #[must_use]
-    pub fn name(self) -> Cow<'static, str> {
-        let name = match self {
+    pub fn name(self) -> &'static str {
+        match self {
             Self::Ours => "ours",
             Self::Guests => "guests",
             Self::Prefixes(V4) => "prefixes4",
@@ -152,14 +126,16 @@ impl SetId {
             Self::Sources(V6) | Self::PortSources(V6) => "sources6",
             Self::Hosted(V4) => "hosted4",
             Self::Hosted(V6) => "hosted6",
-            Self::Members(V4) => "members4",
-            Self::Members(V6) => "members6",
+            Self::Declared(V4) => "declared4",
+            Self::Declared(V6) => "declared6",
             Self::Networks(V4) => "networks4",
             Self::Networks(V6) => "networks6",
-            Self::Ranges(V4) => "ranges4",
-            Self::Ranges(V6) => "ranges6",
             Self::RangeNetworks(V4) => "range-networks4",
             Self::RangeNetworks(V6) => "range-networks6",
+            Self::Peers(V4) => "peers4",
+            Self::Peers(V6) => "peers6",
+            Self::RangePeers(V4) => "range-peers4",
+            Self::RangePeers(V6) => "range-peers6",
             Self::Published(V4) => "published4",
             Self::Published(V6) => "published6",
             Self::PublishedAt(V4) => "published-at4",
@@ -167,23 +143,15 @@ impl SetId {
             Self::Services => "services",
             Self::PublicServices => "public-services",
             Self::Ports => "ports",
-            Self::PortMembers => "members",
             Self::PortNetworks => "networks",
-            Self::MembersOf(network, version) => {
-                return format!("net-{}-members{}", network.number(), version.digit()).into();
-            }
-            Self::RangesOf(network, version) => {
-                return format!("net-{}-ranges{}", network.number(), version.digit()).into();
-            }
-            Self::PortsOf(network) => return format!("net-{}-ports", network.number()).into(),
-        };
-        name.into()
+            Self::PortPeers => "peers",
+        }
     }
 
-    /// Whether its elements are the ends of ranges.
+    /// Whether its elements are the ends of ranges, which mean something only together.
     #[must_use]
-    pub fn has_ranges(self) -> bool {
-        matches!(self, Self::Prefixes(_) | Self::Ranges(_) | Self::RangeNetworks(_) | Self::RangesOf(..))
+    pub fn has_range_ends(self) -> bool {
+        matches!(self, Self::Prefixes(_) | Self::RangeNetworks(_))
     }
 
     /// The set as part of table `table`.
@@ -191,15 +159,12 @@ impl SetId {
     pub fn set(self, table: &str) -> Set {
         const SERVICE: Kind = Kind::PROTOCOL.then(Kind::PORT);
         let (key, value) = match self {
-            Self::Ours | Self::Guests | Self::Ports | Self::PortMembers | Self::PortsOf(_) => (Kind::INTERFACE, None),
-            Self::PortNetworks => (Kind::INTERFACE, Some(Kind::VERDICT)),
-            Self::Prefixes(version)
-            | Self::Hosted(version)
-            | Self::Members(version)
-            | Self::Ranges(version)
-            | Self::MembersOf(_, version)
-            | Self::RangesOf(_, version) => (version.address(), None),
-            Self::Networks(version) | Self::RangeNetworks(version) => (version.address(), Some(Kind::VERDICT)),
+            Self::Ours | Self::Guests | Self::Ports => (Kind::INTERFACE, None),
+            Self::Prefixes(version) | Self::Hosted(version) | Self::Declared(version) => (version.address(), None),
+            Self::Networks(version) | Self::RangeNetworks(version) => (version.address(), Some(Kind::MARK)),
+            Self::Peers(version) | Self::RangePeers(version) => (Kind::MARK.then(version.address()), None),
+            Self::PortNetworks => (Kind::INTERFACE, Some(Kind::MARK)),
+            Self::PortPeers => (Kind::MARK.then(Kind::INTERFACE), None),
             Self::Sources(version) | Self::PortSources(version) => (Kind::INTERFACE.then(version.address()), None),
             Self::Published(version) => (SERVICE, Some(version.address().then(Kind::PORT))),
             Self::PublishedAt(version) => {
@@ -207,7 +172,12 @@ impl SetId {
             }
             Self::Services | Self::PublicServices => (SERVICE, None),
         };
+        let parts = match self {
+            Self::RangePeers(version) => vec![Kind::MARK.bytes(), version.address().bytes()],
+            _ => Vec::new(),
+        };
+        let ranges = self.has_range_ends() || !parts.is_empty();
         let (family, table) = (self.place().family(), table.into());
-        Set { family, table, name: self.name().into_owned(), key, value, ranges: self.has_ranges() }
+        Set { family, table, name: self.name().into(), key, value, ranges, parts }
     }
 }
