@@ -184,9 +184,6 @@ impl Expected {
     }
 
     /// The elements of the sets; `None` where one has elements that this program does not make.
-    ///
-    /// A list that lacks something is read again, and what either tells is there: the kernel may be resizing. What is added
-    /// although it is there does no harm, but it would be told as a repair.
     fn read_elements(
         &self,
         nft: &mut Nft,
@@ -195,12 +192,21 @@ impl Expected {
         let mut all = HashMap::new();
         for id in sets_at(place) {
             let expected = &self.elements[&id];
-            let mut found = HashSet::new();
-            for pause in RESIZE_PAUSES {
-                thread::sleep(pause);
-                let Some(elements) = nft.elements(place.family(), &self.table, id.name())? else { return Ok(None) };
-                found.extend(elements);
-                if id.has_range_ends() || expected.is_subset(&found) {
+            let Some(mut list) = nft.elements(place.family(), &self.table, id.name())? else { return Ok(None) };
+            let mut found: HashSet<_> = list.iter().cloned().collect();
+            // A long list may lack what was moved while it was read, because the kernel resizes a table some time after
+            // it grew. What any list tells is there, and two that are the same are complete. To add what is there would do
+            // no harm, but it would be told as a repair.
+            for _ in 0..RESIZE_READS_MAX {
+                if expected.len() < LONG_LIST || expected.is_subset(&found) {
+                    break;
+                }
+                thread::sleep(RESIZE_PAUSE);
+                let Some(again) = nft.elements(place.family(), &self.table, id.name())? else { return Ok(None) };
+                let same = again == list;
+                found.extend(again.iter().cloned());
+                list = again;
+                if same {
                     break;
                 }
             }
@@ -251,9 +257,13 @@ impl Expected {
     }
 }
 
-/// How long to wait before a list is read, and read again where it lacks something: resizing takes some milliseconds.
-const RESIZE_PAUSES: [Duration; 4] =
-    [Duration::ZERO, Duration::from_millis(2), Duration::from_millis(8), Duration::from_millis(30)];
+/// Elements of which a list certainly comes in one piece, which the kernel puts together in one go.
+const LONG_LIST: usize = 100;
+
+/// Between two readings of a list that lacks something: long enough for a resizing to get on. And how many at most, far
+/// beyond what the largest table takes.
+const RESIZE_PAUSE: Duration = Duration::from_millis(1);
+const RESIZE_READS_MAX: usize = 50;
 
 /// Elements after which a batch is looked at for its length, and room kept for as many.
 const ELEMENTS_STEP: usize = 256;
