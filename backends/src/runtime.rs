@@ -1,58 +1,87 @@
-//! The thread of a worker: turns it, waits when it is idle, and swaps its socket when the port changes.
+//! The threads of the workers of a device: each turns its worker, waits when it is idle, and swaps its socket when the
+//! port changes.
 
+use crate::backend::Backend;
 use crate::device::DeviceError;
 use crate::linux::Clock;
-use crate::linux::tun::TunQueue;
-use crate::linux::udp::UdpLink;
 use crate::linux::wait::Waker;
 use ginnel_engine::command::Command;
 use ginnel_engine::peer::noise::Noise;
+use ginnel_engine::port::{Link, Offloads, Tun};
 use ginnel_engine::worker::{Turn, Wiring, Worker};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
-use std::os::fd::AsFd as _;
+use socket2::Socket;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
-/// A worker thread as its device sees it.
-pub struct WorkerThread {
+/// The worker threads of a device as it sees them, whatever their ports are.
+pub trait Crew: Send + Sync {
+    /// Queues a command for a worker; waits while the queue is full.
+    ///
+    /// # Errors
+    /// [`DeviceError::Stopped`].
+    fn command(&self, worker: usize, command: Command) -> Result<(), DeviceError>;
+
+    /// Has the workers go on with sockets bound to `port`. Returns when they do, with second handles of the sockets.
+    ///
+    /// # Errors
+    /// [`DeviceError`]; the workers go on as before then.
+    fn rebind(&self, port: u16, fwmark: u32) -> Result<Vec<Socket>, DeviceError>;
+}
+
+/// Worker threads on ports of one backend. Dropping it ends them.
+pub struct Workers<B: Backend> {
+    backend: B,
+    offloads: Arc<Offloads>,
+    clock: Clock,
+    wakers: Vec<Waker>,
+    threads: Vec<WorkerThread<B::Link>>,
+}
+
+struct WorkerThread<L> {
     commands: SyncSender<Command>,
-    links: SyncSender<NewLink>,
+    links: SyncSender<NewLink<L>>,
     waker: Waker,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-struct NewLink {
-    link: UdpLink,
+struct NewLink<L> {
+    link: L,
     done: SyncSender<()>,
 }
 
-impl WorkerThread {
-    /// Starts the thread of `worker`. `wakers` are those of all workers of the device, in order.
+impl<B: Backend> Workers<B> {
+    /// No threads yet. There is one of `wakers` for each worker to come.
+    pub fn new(backend: B, offloads: Arc<Offloads>, clock: Clock, wakers: Vec<Waker>) -> Self {
+        Self { backend, offloads, clock, wakers, threads: Vec::new() }
+    }
+
+    /// Starts the next worker on its ports.
     ///
     /// # Errors
     /// Where the system has no thread left.
     pub fn start<N: Noise + Send + 'static>(
-        (tun, link): (TunQueue, UdpLink),
-        clock: Clock,
-        wakers: &[Waker],
+        &mut self,
+        (tun, link): (B::Tun, B::Link),
         core: Option<usize>,
         wire: impl FnOnce(Receiver<Command>) -> Wiring,
-    ) -> Result<Self, DeviceError>
+    ) -> Result<(), DeviceError>
     where
         N::Identity: Send,
     {
         let (commands, commands_rx) = sync_channel(ginnel_engine::limits::COMMANDS_QUEUED_MAX);
         let (links, links_rx) = sync_channel(1);
         let wiring = wire(commands_rx);
-        let waker = wakers.get(wiring.worker as usize).cloned().ok_or(DeviceError::Stopped)?;
+        let waker = self.wakers.get(wiring.worker as usize).cloned().ok_or(DeviceError::Stopped)?;
         let stop = Arc::new(AtomicBool::new(false));
         let name = format!("ginnel-w{}", wiring.worker);
         let run = {
-            let (waker, stop, wakers) = (waker.clone(), Arc::clone(&stop), wakers.to_vec());
+            let (waker, stop, wakers, clock) = (waker.clone(), Arc::clone(&stop), self.wakers.clone(), self.clock);
             move || {
                 if let Some(core) = core {
                     pin(core);
@@ -64,24 +93,29 @@ impl WorkerThread {
             .name(name)
             .spawn(run)
             .map_err(|source| DeviceError::System { action: "starting a worker thread", source })?;
-        Ok(Self { commands, links, waker, stop, thread: Some(thread) })
+        self.threads.push(WorkerThread { commands, links, waker, stop, thread: Some(thread) });
+        Ok(())
     }
+}
 
-    /// Queues a command; waits while the queue is full.
-    ///
-    /// # Errors
-    /// [`DeviceError::Stopped`].
-    pub fn command(&self, command: Command) -> Result<(), DeviceError> {
-        self.commands.send(command).map_err(|_| DeviceError::Stopped)?;
-        self.waker.wake();
+impl<B: Backend> Crew for Workers<B> {
+    fn command(&self, worker: usize, command: Command) -> Result<(), DeviceError> {
+        let thread = self.threads.get(worker).ok_or(DeviceError::Stopped)?;
+        thread.commands.send(command).map_err(|_| DeviceError::Stopped)?;
+        thread.waker.wake();
         Ok(())
     }
 
-    /// Has the worker go on with another socket. Returns when it does.
-    ///
-    /// # Errors
-    /// [`DeviceError::Stopped`].
-    pub fn replace_link(&self, link: UdpLink) -> Result<(), DeviceError> {
+    fn rebind(&self, port: u16, fwmark: u32) -> Result<Vec<Socket>, DeviceError> {
+        let links = self.backend.links(port, fwmark, self.threads.len(), &self.offloads)?;
+        let handles = links.iter().map(B::socket).collect::<Result<_, _>>()?;
+        self.threads.iter().zip(links).try_for_each(|(thread, link)| thread.replace_link(link))?;
+        Ok(handles)
+    }
+}
+
+impl<L> WorkerThread<L> {
+    fn replace_link(&self, link: L) -> Result<(), DeviceError> {
         let (done, replaced) = sync_channel(1);
         self.links.send(NewLink { link, done }).map_err(|_| DeviceError::Stopped)?;
         self.waker.wake();
@@ -89,7 +123,7 @@ impl WorkerThread {
     }
 }
 
-impl Drop for WorkerThread {
+impl<L> Drop for WorkerThread<L> {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
         self.waker.wake();
@@ -100,9 +134,9 @@ impl Drop for WorkerThread {
     }
 }
 
-fn run<N: Noise>(
-    mut worker: Worker<N, TunQueue, UdpLink>,
-    links: &Receiver<NewLink>,
+fn run<N: Noise, T: Tun + AsFd, L: Link + AsFd>(
+    mut worker: Worker<N, T, L>,
+    links: &Receiver<NewLink<L>>,
     waker: &Waker,
     wakers: &[Waker],
     stop: &AtomicBool,

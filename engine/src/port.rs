@@ -108,12 +108,22 @@ pub enum Offload {
     LinkSegmentation,
     /// Trains received in one piece (`UDP_GRO`).
     LinkCoalescing,
+    /// Packets read from the queue of the worker that owns their peer, by program (`TUNSETSTEERINGEBPF`).
+    TunSteering,
+    /// Datagrams received on the socket of that worker (`SO_ATTACH_REUSEPORT_CBPF`).
+    LinkSteering,
 }
 
 impl Offload {
     /// Every offload.
-    pub const ALL: [Offload; 4] =
-        [Offload::TunTcp, Offload::TunUdp, Offload::LinkSegmentation, Offload::LinkCoalescing];
+    pub const ALL: [Offload; 6] = [
+        Offload::TunTcp,
+        Offload::TunUdp,
+        Offload::LinkSegmentation,
+        Offload::LinkCoalescing,
+        Offload::TunSteering,
+        Offload::LinkSteering,
+    ];
 
     /// Its name in `status`, metrics and switches.
     #[must_use]
@@ -123,6 +133,8 @@ impl Offload {
             Offload::TunUdp => "tun_udp",
             Offload::LinkSegmentation => "link_segmentation",
             Offload::LinkCoalescing => "link_coalescing",
+            Offload::TunSteering => "tun_steering",
+            Offload::LinkSteering => "link_steering",
         }
     }
 }
@@ -151,7 +163,7 @@ pub enum OffReason {
 
 /// The states of all offloads of a device, written by its ports and read by anyone.
 #[derive(Debug, Default)]
-pub struct Offloads([OffloadCell; 4]);
+pub struct Offloads([OffloadCell; Offload::ALL.len()]);
 
 #[derive(Debug, Default)]
 struct OffloadCell {

@@ -4,6 +4,7 @@ use crate::control::{Control, PeerReport};
 use crate::make::Make;
 use crate::wait;
 use ginnel_backends::device::{Device, DeviceOptions, DeviceState};
+use ginnel_backends::fault::{Faults, Faulty};
 use ginnel_control::host::{LinkChange, Netns};
 use ginnel_control::lab::process::{Keeper, Process, Scratch};
 use ginnel_control::lab::traffic::End;
@@ -11,6 +12,7 @@ use ginnel_control::lab::{Node, UNDERLAY_LINK};
 use ginnel_control::uapi::{self, UapiServer};
 use ginnel_engine::drops::DropReason;
 use ginnel_engine::key::{PrivateKey, PublicKey};
+use ginnel_engine::peer::boringtun::Boringtun;
 use ginnel_engine::port::{Offload, OffloadState};
 use ipnet::IpNet;
 use std::fmt::Write as _;
@@ -38,6 +40,8 @@ pub struct PartyOptions {
     pub arguments: &'static [&'static str],
     /// Identity; by default a new one.
     pub key: Option<PrivateKey>,
+    /// What is to go wrong in its calls of the kernel; of [`Make::Ginnel`] only.
+    pub faults: Option<Arc<Faults>>,
 }
 
 impl From<Make> for PartyOptions {
@@ -51,6 +55,7 @@ impl From<Make> for PartyOptions {
             offloads_off: Vec::new(),
             arguments: &[],
             key: None,
+            faults: None,
         }
     }
 }
@@ -341,7 +346,11 @@ fn start_ours(options: &PartyOptions, node: &Node, interface: &str) -> Body {
     };
     // The threads of device and server stay in the namespace in which they are started.
     let start = || {
-        let device = Arc::new(Device::open(&device_options).expect("the device opens"));
+        let device = match &options.faults {
+            None => Device::open(&device_options),
+            Some(faults) => Device::open_on::<Boringtun, _>(Faulty(Arc::clone(faults)), &device_options),
+        };
+        let device = Arc::new(device.expect("the device opens"));
         let server = UapiServer::start(Path::new(uapi::DIRECTORY), interface, Arc::clone(&device), || {});
         Body::Ours { _server: server.expect("the control socket is free"), device }
     };

@@ -21,15 +21,22 @@ use std::sync::atomic::Ordering;
 pub struct Config {
     pub private_key: Option<PrivateKey>,
     pub fwmark: u32,
-    /// By number, so in the order they were added.
-    peers: BTreeMap<PeerRef, ConfigPeer>,
-    by_key: HashMap<PublicKey, PeerRef>,
-    holders: HashMap<IpNet, PeerRef>,
-    next: u32,
+    /// By age.
+    peers: BTreeMap<Age, ConfigPeer>,
+    by_key: HashMap<PublicKey, Age>,
+    holders: HashMap<IpNet, Age>,
+    next: Age,
+    /// Numbers of peers that are gone, to be given out again: the tables of the workers are as long as the largest.
+    free: Vec<PeerRef>,
 }
+
+/// Counts peers as they are added.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Age(u64);
 
 #[derive(Debug)]
 struct ConfigPeer {
+    id: PeerRef,
     key: PublicKey,
     preshared: Option<PresharedKey>,
     keepalive_secs: u16,
@@ -88,12 +95,13 @@ impl Config {
         if update.remove {
             return self.remove(&update.public_key, operations);
         }
-        let id = match self.by_key.get(&update.public_key) {
-            Some(&id) => id,
+        let age = match self.by_key.get(&update.public_key) {
+            Some(&age) => age,
             None if update.update_only => return,
             None => self.add(update.public_key, operations),
         };
-        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(peer) = self.peers.get_mut(&age) else { return };
+        let id = peer.id;
         if let Some(preshared) = &update.preshared_key
             && peer.preshared != *preshared
         {
@@ -111,10 +119,10 @@ impl Config {
         }
         for change in &update.allowed_ips {
             let prefix = change.prefix.trunc();
-            if change.remove { self.release(prefix, id, operations) } else { self.claim(prefix, id, operations) }
+            if change.remove { self.release(prefix, age, operations) } else { self.claim(prefix, age, operations) }
         }
         // Last, so that the first keepalive finds everything else in place.
-        if let (Some(secs), Some(peer)) = (update.persistent_keepalive_secs, self.peers.get_mut(&id))
+        if let (Some(secs), Some(peer)) = (update.persistent_keepalive_secs, self.peers.get_mut(&age))
             && peer.keepalive_secs != secs
         {
             peer.keepalive_secs = secs;
@@ -122,48 +130,50 @@ impl Config {
         }
     }
 
-    fn add(&mut self, key: PublicKey, operations: &mut Vec<Operation>) -> PeerRef {
-        // Numbers are dense, so that the tables of the workers stay small; the order of peers is that of numbers.
-        let id = PeerRef(self.next);
-        self.next += 1;
+    fn add(&mut self, key: PublicKey, operations: &mut Vec<Operation>) -> Age {
+        // With no number free, there are as many peers as numbers.
+        let fresh = PeerRef(u32::try_from(self.peers.len()).unwrap_or(u32::MAX));
+        let id = self.free.pop().unwrap_or(fresh);
+        let age = self.next;
+        self.next.0 += 1;
         let stats = Arc::new(PeerStats::default());
         operations.push(Operation::AddPeer { peer: id, key, stats: Arc::clone(&stats) });
-        self.by_key.insert(key, id);
-        self.peers.insert(id, ConfigPeer { key, preshared: None, keepalive_secs: 0, allowed_ips: Vec::new(), stats });
-        id
+        self.by_key.insert(key, age);
+        let peer = ConfigPeer { id, key, preshared: None, keepalive_secs: 0, allowed_ips: Vec::new(), stats };
+        self.peers.insert(age, peer);
+        age
     }
 
     fn remove(&mut self, key: &PublicKey, operations: &mut Vec<Operation>) {
-        let Some(id) = self.by_key.remove(key) else { return };
-        if let Some(peer) = self.peers.remove(&id) {
-            for prefix in peer.allowed_ips {
-                self.holders.remove(&prefix);
-                operations.push(Operation::Unroute(prefix));
-            }
+        let Some(peer) = self.by_key.remove(key).and_then(|age| self.peers.remove(&age)) else { return };
+        for prefix in peer.allowed_ips {
+            self.holders.remove(&prefix);
+            operations.push(Operation::Unroute(prefix));
         }
-        operations.push(Operation::RemovePeer(id, *key));
+        operations.push(Operation::RemovePeer(peer.id, *key));
+        self.free.push(peer.id);
     }
 
-    fn claim(&mut self, prefix: IpNet, id: PeerRef, operations: &mut Vec<Operation>) {
-        let before = self.holders.insert(prefix, id);
-        if before == Some(id) {
+    fn claim(&mut self, prefix: IpNet, age: Age, operations: &mut Vec<Operation>) {
+        let before = self.holders.insert(prefix, age);
+        if before == Some(age) {
             return;
         }
         if let Some(other) = before.and_then(|before| self.peers.get_mut(&before)) {
             other.allowed_ips.retain(|held| *held != prefix);
         }
-        if let Some(peer) = self.peers.get_mut(&id) {
+        if let Some(peer) = self.peers.get_mut(&age) {
             peer.allowed_ips.push(prefix);
+            operations.push(Operation::Route(prefix, peer.id));
         }
-        operations.push(Operation::Route(prefix, id));
     }
 
-    fn release(&mut self, prefix: IpNet, id: PeerRef, operations: &mut Vec<Operation>) {
-        if self.holders.get(&prefix) != Some(&id) {
+    fn release(&mut self, prefix: IpNet, age: Age, operations: &mut Vec<Operation>) {
+        if self.holders.get(&prefix) != Some(&age) {
             return;
         }
         self.holders.remove(&prefix);
-        if let Some(peer) = self.peers.get_mut(&id) {
+        if let Some(peer) = self.peers.get_mut(&age) {
             peer.allowed_ips.retain(|held| *held != prefix);
         }
         operations.push(Operation::Unroute(prefix));
@@ -256,6 +266,22 @@ mod tests {
         assert_eq!(config.peers.len(), 1);
         config.plan(&DeviceUpdate { private_key: Some(PrivateKeyUpdate::Set(own)), ..DeviceUpdate::default() });
         assert!(config.peers.is_empty());
+    }
+
+    #[test]
+    fn numbers_of_peers_that_are_gone_are_given_out_again() {
+        let mut config = Config::default();
+        for round in 0..100 {
+            config.plan(&update(vec![peer(round, &[]), peer(round + 100, &["10.0.0.0/8"])]));
+            config.plan(&update(vec![PeerUpdate { remove: true, ..PeerUpdate::new(key(round)) }]));
+            config.plan(&update(vec![PeerUpdate { remove: true, ..PeerUpdate::new(key(round + 100)) }]));
+        }
+        config.plan(&update((0..5).map(|n| peer(n, &[])).collect()));
+        let mut numbers: Vec<_> = config.peers.values().map(|peer| peer.id.0).collect();
+        let keys: Vec<_> = config.peers.values().map(|peer| peer.key).collect();
+        numbers.sort_unstable();
+        assert_eq!(numbers, [0, 1, 2, 3, 4]);
+        assert_eq!(keys, (0..5).map(key).collect::<Vec<_>>(), "the oldest comes first");
     }
 
     #[test]

@@ -5,11 +5,13 @@
 
 mod config;
 
-use crate::linux::Clock;
-use crate::linux::tun::{TunQueue, mtu};
-use crate::linux::udp::{UdpLink, set_fwmark};
+use crate::backend::{Backend, Interface};
+use crate::linux::steer::Steering;
+use crate::linux::tun::mtu;
+use crate::linux::udp::set_fwmark;
 use crate::linux::wait::Waker;
-use crate::runtime::{self, WorkerThread};
+use crate::linux::{Clock, Linux};
+use crate::runtime::{self, Crew, Workers};
 use config::Config;
 use ginnel_engine::command::{Command, DeviceUpdate, Operation};
 use ginnel_engine::drops::DropReason;
@@ -142,8 +144,9 @@ pub struct Device {
     index: u32,
     clock: Clock,
     offloads: Arc<Offloads>,
+    steering: Option<Steering>,
     stats: Vec<Arc<WorkerStats>>,
-    workers: Vec<WorkerThread>,
+    crew: Box<dyn Crew>,
     events: Mutex<Option<Receiver<Event>>>,
     inner: Mutex<Inner>,
 }
@@ -161,9 +164,9 @@ struct Sockets {
 }
 
 impl Sockets {
-    fn of(links: &[UdpLink]) -> Result<Self, DeviceError> {
-        let handles = links.iter().map(UdpLink::handle).collect::<Result<_, _>>()?;
-        Ok(Self { handles, port: links.first().map_or(0, UdpLink::port) })
+    fn of(handles: Vec<Socket>) -> Self {
+        let address = handles.first().and_then(|socket| socket.local_addr().ok()?.as_socket());
+        Self { port: address.map_or(0, |address| address.port()), handles }
     }
 
     fn set_fwmark(&self, mark: u32) -> Result<(), DeviceError> {
@@ -178,14 +181,17 @@ impl Device {
     /// # Errors
     /// [`DeviceError`] saying what is missing; nothing is left behind then.
     pub fn open(options: &DeviceOptions) -> Result<Self, DeviceError> {
-        Self::open_with::<Boringtun>(options)
+        Self::open_on::<Boringtun, _>(Linux, options)
     }
 
-    /// As [`Self::open`], with another handshake and cipher.
+    /// As [`Self::open`], with another handshake and cipher, or on another backend.
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub fn open_with<N: Noise + Send + 'static>(options: &DeviceOptions) -> Result<Self, DeviceError>
+    pub fn open_on<N: Noise + Send + 'static, B: Backend>(
+        backend: B,
+        options: &DeviceOptions,
+    ) -> Result<Self, DeviceError>
     where
         N::Identity: Send,
     {
@@ -197,27 +203,18 @@ impl Device {
         let cores = runtime::cores();
         let count = if options.workers == 0 { cores.len() } else { options.workers }.min(WORKERS_MAX);
         let workers = u32::try_from(count).unwrap_or(1);
-        let queues = TunQueue::create(&options.name, options.mtu, count, &offloads)?;
-        let index = queues.first().map_or(0, TunQueue::index);
-        let links = UdpLink::bind_group(0, 0, count, &offloads)?;
-        let sockets = Sockets::of(&links)?;
+        let Interface { index, queues, steering } = backend.queues(&options.name, options.mtu, count, &offloads)?;
+        let links = backend.links(0, 0, count, &offloads)?;
+        let sockets = Sockets::of(links.iter().map(B::socket).collect::<Result<_, _>>()?);
         let clock = Clock::start();
         let mail = Mail::new(workers);
         let (events, events_rx) = sync_channel(EVENTS_QUEUED_MAX);
         let wakers = (0..count)
             .map(|_| Waker::new().map_err(|source| DeviceError::System { action: "making an event", source }))
             .collect::<Result<Vec<_>, _>>()?;
-        let mut device = Self {
-            name: options.name.clone(),
-            index,
-            clock,
-            offloads,
-            stats: (0..count).map(|_| Arc::default()).collect(),
-            workers: Vec::with_capacity(count),
-            events: Mutex::new(Some(events_rx)),
-            inner: Mutex::new(Inner { config: Config::default(), sockets }),
-        };
-        for ((worker, ports), stats) in (0..).zip(queues.into_iter().zip(links)).zip(&device.stats) {
+        let stats: Vec<Arc<WorkerStats>> = (0..count).map(|_| Arc::default()).collect();
+        let mut crew = Workers::new(backend, Arc::clone(&offloads), clock, wakers);
+        for ((worker, ports), stats) in (0..).zip(queues.into_iter().zip(links)).zip(&stats) {
             let wire = |commands| Wiring {
                 worker,
                 workers,
@@ -227,10 +224,19 @@ impl Device {
                 mail: mail.clone(),
                 stats: Arc::clone(stats),
             };
-            let core = options.pinned.then(|| cores[worker as usize % cores.len()]);
-            device.workers.push(WorkerThread::start::<N>(ports, clock, &wakers, core, wire)?);
+            crew.start::<N>(ports, options.pinned.then(|| cores[worker as usize % cores.len()]), wire)?;
         }
-        Ok(device)
+        Ok(Self {
+            name: options.name.clone(),
+            index,
+            clock,
+            offloads,
+            steering,
+            stats,
+            crew: Box::new(crew),
+            events: Mutex::new(Some(events_rx)),
+            inner: Mutex::new(Inner { config: Config::default(), sockets }),
+        })
     }
 
     /// The interface name.
@@ -257,25 +263,40 @@ impl Device {
         let mark = update.fwmark.unwrap_or(inner.config.fwmark);
         match update.listen_port.filter(|&port| port != inner.sockets.port) {
             Some(port) => {
-                let links = UdpLink::bind_group(port, mark, self.workers.len(), &self.offloads)?;
-                let sockets = Sockets::of(&links)?;
-                self.workers.iter().zip(links).try_for_each(|(worker, link)| worker.replace_link(link))?;
-                inner.sockets = sockets;
+                inner.sockets = Sockets::of(self.crew.rebind(port, mark)?);
             }
             None if mark != inner.config.fwmark => inner.sockets.set_fwmark(mark)?,
             None => {}
         }
         let operations = inner.config.plan(&update);
-        if operations.is_empty() { Ok(()) } else { self.tell_workers(operations.into()) }
+        if operations.is_empty() {
+            return Ok(());
+        }
+        self.steer(&operations);
+        self.tell_workers(operations.into())
+    }
+
+    /// Tells the kernel whose prefixes are whose. Where it fails, workers hand packets to each other.
+    fn steer(&self, operations: &[Operation]) {
+        let Some(steering) = &self.steering else { return };
+        let workers = u32::try_from(self.stats.len()).unwrap_or(1);
+        let changes = operations.iter().filter_map(|operation| match operation {
+            Operation::Route(prefix, peer) => Some((*prefix, Some(peer.owner(workers)))),
+            Operation::Unroute(prefix) => Some((*prefix, None)),
+            _ => None,
+        });
+        if steering.update(changes).is_err() {
+            self.offloads.count_fallback(Offload::TunSteering);
+        }
     }
 
     fn tell_workers(&self, operations: Arc<[Operation]>) -> Result<(), DeviceError> {
-        let (done, applied) = sync_channel(self.workers.len());
-        for worker in &self.workers {
-            worker.command(Command::Apply { operations: Arc::clone(&operations), done: done.clone() })?;
+        let (done, applied) = sync_channel(self.stats.len());
+        for worker in 0..self.stats.len() {
+            self.crew.command(worker, Command::Apply { operations: Arc::clone(&operations), done: done.clone() })?;
         }
         drop(done);
-        self.workers.iter().try_for_each(|_| applied.recv().map_err(|_| DeviceError::Stopped))
+        self.stats.iter().try_for_each(|_| applied.recv().map_err(|_| DeviceError::Stopped))
     }
 
     /// A snapshot of configuration and counters. Does not involve the workers.
@@ -295,7 +316,7 @@ impl Device {
                 .to_vec(),
             drops: DropReason::ALL.iter().map(|&reason| (reason, drops(reason))).collect(),
             totals: self.totals(),
-            workers: self.workers.len(),
+            workers: self.stats.len(),
         }
     }
 
@@ -319,7 +340,7 @@ impl Device {
     /// # Errors
     /// [`DeviceError::Stopped`].
     pub fn send_datagram(&self, to: SocketAddr, datagram: Vec<u8>) -> Result<(), DeviceError> {
-        self.workers.first().ok_or(DeviceError::Stopped)?.command(Command::SendDatagram { to, datagram })
+        self.crew.command(0, Command::SendDatagram { to, datagram })
     }
 }
 

@@ -3,8 +3,11 @@
 //! Every packet has a virtio header of 10 bytes before it, in a buffer of its own, so the engine never sees it. Which
 //! superpackets the kernel has is found by asking for all and then for less.
 
+use super::calls::{QueueCalls, Vectored};
 use super::gso_limit;
+use super::steer::Steering;
 use super::sys::{self, LinkSetting};
+use crate::backend::Interface;
 use crate::device::DeviceError;
 use ginnel_engine::frame::TunBatch;
 use ginnel_engine::port::{
@@ -12,7 +15,7 @@ use ginnel_engine::port::{
 };
 use socket2::{Domain, Socket, Type};
 use std::fs::{File, OpenOptions};
-use std::io::{self, IoSlice, IoSliceMut, Read as _, Write as _};
+use std::io;
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -43,8 +46,9 @@ const REFUSALS_MAX: u32 = 8;
 const QUEUE_LENGTH: i32 = 2_000;
 
 /// One queue of an interface of ours.
-pub struct TunQueue {
+pub struct TunQueue<C = Vectored> {
     file: File,
+    calls: C,
     control: UdpSocket,
     name: String,
     index: u32,
@@ -59,13 +63,29 @@ impl TunQueue {
     /// # Errors
     /// [`DeviceError`] saying what is missing.
     pub fn create(name: &str, mtu: u16, queues: usize, offloads: &Arc<Offloads>) -> Result<Vec<Self>, DeviceError> {
+        Self::create_over(name, mtu, queues, offloads, || Vectored)
+    }
+}
+
+impl<C: QueueCalls> TunQueue<C> {
+    /// As [`TunQueue::create`], with something between each queue and the kernel.
+    ///
+    /// # Errors
+    /// As [`TunQueue::create`].
+    pub fn create_over(
+        name: &str,
+        mtu: u16,
+        queues: usize,
+        offloads: &Arc<Offloads>,
+        calls: impl Fn() -> C,
+    ) -> Result<Vec<Self>, DeviceError> {
         if nix::net::if_::if_nametoindex(name).is_ok() {
             return Err(DeviceError::Exists(name.to_owned()));
         }
-        (0..queues).map(|_| Self::open(name, mtu, queues > 1, Arc::clone(offloads))).collect()
+        (0..queues).map(|_| Self::open(name, mtu, queues > 1, Arc::clone(offloads), calls())).collect()
     }
 
-    fn open(name: &str, mtu: u16, multi_queue: bool, offloads: Arc<Offloads>) -> Result<Self, DeviceError> {
+    fn open(name: &str, mtu: u16, multi_queue: bool, offloads: Arc<Offloads>, calls: C) -> Result<Self, DeviceError> {
         let system = |action| move |source| DeviceError::System { action, source };
         let file = OpenOptions::new()
             .read(true)
@@ -84,7 +104,7 @@ impl TunQueue {
         let control = Socket::new(Domain::IPV4, Type::DGRAM, None).map_err(system("opening a control socket"))?.into();
         let index =
             nix::net::if_::if_nametoindex(name).map_err(|errno| system("finding the interface")(errno.into()))?;
-        let mut queue = Self { file, control, name: name.to_owned(), index, mtu, offloads, refusals: [0; 2] };
+        let mut queue = Self { file, calls, control, name: name.to_owned(), index, mtu, offloads, refusals: [0; 2] };
         queue.negotiate();
         sys::set_link(queue.control.as_fd(), name, LinkSetting::Mtu, i32::from(mtu))
             .map_err(system("setting the MTU"))?;
@@ -98,6 +118,21 @@ impl TunQueue {
     #[must_use]
     pub fn index(&self) -> u32 {
         self.index
+    }
+
+    /// Has the kernel choose queues by the owners of prefixes, where it can and there is a choice.
+    fn steer(queues: &[Self]) -> Option<Steering> {
+        let [first, _, ..] = queues else { return None };
+        if !first.offloads.usable(Offload::TunSteering) {
+            return None;
+        }
+        let attached = Steering::attach(first.as_fd());
+        let state = match &attached {
+            Ok(_) => OffloadState::On,
+            Err(error) => OffloadState::Off(OffReason::Unsupported(error.raw_os_error().unwrap_or(0))),
+        };
+        first.offloads.set(Offload::TunSteering, state);
+        attached.ok()
     }
 
     /// Asks the kernel for superpackets: all kinds, then fewer.
@@ -141,18 +176,24 @@ impl TunQueue {
     }
 }
 
-impl AsFd for TunQueue {
+impl<C: QueueCalls> From<Vec<TunQueue<C>>> for Interface<TunQueue<C>> {
+    fn from(queues: Vec<TunQueue<C>>) -> Self {
+        let index = queues.first().map_or(0, TunQueue::index);
+        Self { index, steering: TunQueue::steer(&queues), queues }
+    }
+}
+
+impl<C> AsFd for TunQueue<C> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
 }
 
-impl Tun for TunQueue {
+impl<C: QueueCalls> Tun for TunQueue<C> {
     fn recv(&mut self, batch: &mut TunBatch) -> Result<(), Stall> {
         while let Some(room) = batch.room() {
             let mut header = [0; HEADER_BYTES];
-            let mut file = &self.file;
-            match file.read_vectored(&mut [IoSliceMut::new(&mut header), IoSliceMut::new(room)]) {
+            match self.calls.read(&self.file, &mut header, room) {
                 Ok(bytes) if bytes > HEADER_BYTES => {
                     let meta = read_header(&header);
                     if let Some(gso) = meta.gso {
@@ -179,9 +220,8 @@ impl Tun for TunQueue {
 
     fn send(&mut self, packet: &[u8], meta: &UnitMeta) -> Result<(), TunRefusal> {
         let header = write_header(meta, packet);
-        let mut file = &self.file;
         loop {
-            let error = match file.write_vectored(&[IoSlice::new(&header), IoSlice::new(packet)]) {
+            let error = match self.calls.write(&self.file, &header, packet) {
                 Ok(_) => {
                     if let Some(gso) = meta.gso {
                         self.refusals[gso.transport as usize] = 0;

@@ -5,6 +5,7 @@
 //! datagram at a time within the same call, and the engine hears of it; the kernel can fragment a single datagram, but
 //! not a train.
 
+use super::calls::{Arrived, Messages, SocketCalls};
 use super::sys::{self, MESSAGES_MAX, Parcel};
 use crate::device::DeviceError;
 use ginnel_engine::frame::{Inbox, Outbox, Outcome, Received, Train};
@@ -28,12 +29,16 @@ const FULL_WAIT_MS: u16 = 2;
 /// Waits of [`FULL_WAIT_MS`] for one train.
 const FULL_WAITS: u32 = 5;
 
+/// Merged datagrams that arrived without a word on how they were merged, until merging is turned off. One may be an
+/// accident; each costs a search.
+const UNCONTROLLED_MAX: u32 = 8;
+
 /// A bound socket.
-pub struct UdpLink {
+pub struct UdpLink<C = Messages> {
     socket: Socket,
-    receiver: sys::Receiver,
-    sender: sys::Sender,
+    calls: C,
     depth: Depth,
+    uncontrolled: u32,
     offloads: Arc<Offloads>,
 }
 
@@ -66,22 +71,48 @@ impl UdpLink {
         count: usize,
         offloads: &Arc<Offloads>,
     ) -> Result<Vec<Self>, DeviceError> {
+        Self::bind_group_over(port, fwmark, count, offloads, |messages| messages)
+    }
+}
+
+impl<C: SocketCalls> UdpLink<C> {
+    /// As [`UdpLink::bind_group`], with something between each socket and the kernel.
+    ///
+    /// # Errors
+    /// As [`UdpLink::bind_group`].
+    pub fn bind_group_over(
+        port: u16,
+        fwmark: u32,
+        count: usize,
+        offloads: &Arc<Offloads>,
+        over: impl Fn(Messages) -> C,
+    ) -> Result<Vec<Self>, DeviceError> {
+        let bind = |port, shared| Self::bind(port, fwmark, shared, offloads, &over);
         // The first one is bound without the right to share, so that nobody else's socket is shared by mistake.
-        let alone = Self::bind(port, fwmark, false, offloads)?;
+        let alone = bind(port, false)?;
         if count == 1 {
             return Ok(vec![alone]);
         }
         let port = alone.port();
         drop(alone);
-        let group: Vec<_> = (0..count).map(|_| Self::bind(port, fwmark, true, offloads)).collect::<Result<_, _>>()?;
+        let group: Vec<_> = (0..count).map(|_| bind(port, true)).collect::<Result<_, _>>()?;
         if let (Some(first), Ok(count)) = (group.first(), u32::try_from(count)) {
             // Without it datagrams are spread by hash, which costs hand-overs and nothing else.
-            let _ = sys::attach_steering(first.socket.as_fd(), count);
+            if offloads.usable(Offload::LinkSteering) {
+                let attached = sys::attach_steering(first.socket.as_fd(), count);
+                offloads.set(Offload::LinkSteering, attached.map_or_else(unsupported, |()| OffloadState::On));
+            }
         }
         Ok(group)
     }
 
-    fn bind(port: u16, fwmark: u32, shared: bool, offloads: &Arc<Offloads>) -> Result<Self, DeviceError> {
+    fn bind(
+        port: u16,
+        fwmark: u32,
+        shared: bool,
+        offloads: &Arc<Offloads>,
+        over: impl Fn(Messages) -> C,
+    ) -> Result<Self, DeviceError> {
         let failed = |source: io::Error| match source.raw_os_error() {
             Some(libc::EADDRINUSE) => DeviceError::PortTaken { port },
             _ => DeviceError::System { action: "binding the UDP socket", source },
@@ -98,9 +129,9 @@ impl UdpLink {
         }
         Ok(Self {
             socket,
-            receiver: sys::Receiver::new(INBOX_SLOTS),
-            sender: sys::Sender::new(dual_stack),
+            calls: over(Messages::new(dual_stack)),
             depth: Depth(Depth::LARGE),
+            uncontrolled: 0,
             offloads: Arc::clone(offloads),
         })
     }
@@ -119,8 +150,8 @@ impl UdpLink {
         self.socket.try_clone().map_err(|source| DeviceError::System { action: "duplicating the UDP socket", source })
     }
 
-    /// Sends one train by itself, however it will go.
-    fn send_patiently(&mut self, train: &mut Train) {
+    /// Sends one train by itself, however it will go. `refused` is the `errno` with which it was refused whole just now.
+    fn send_patiently(&mut self, train: &mut Train, mut refused: Option<i32>) {
         let mut source = train.endpoint.source;
         let mut singly = !self.goes_whole(train);
         let mut sent = 0;
@@ -136,15 +167,22 @@ impl UdpLink {
                     Outcome::Sent
                 };
             }
-            let parcels = parcels(train, !singly).skip(sent).map(|parcel| Parcel { source, ..parcel });
-            let error = match self.sender.send_all(self.socket.as_fd(), parcels) {
-                Ok(count) => {
-                    sent += count;
-                    continue;
+            let errno = match refused.take() {
+                Some(errno) => errno,
+                None => {
+                    let parcels = parcels(train, !singly).skip(sent).map(|parcel| Parcel { source, ..parcel });
+                    match self.calls.send(self.socket.as_fd(), parcels) {
+                        // Not to get to the first message is as good as a full socket.
+                        Ok(0) => libc::EAGAIN,
+                        Ok(count) => {
+                            sent += count;
+                            continue;
+                        }
+                        Err(error) => error.raw_os_error().unwrap_or(0),
+                    }
                 }
-                Err(error) => error.raw_os_error().unwrap_or(0),
             };
-            match error {
+            match errno {
                 libc::EINTR => {}
                 libc::EAGAIN | libc::ENOBUFS if waits < FULL_WAITS => {
                     waits += 1;
@@ -172,6 +210,21 @@ impl UdpLink {
         train.whole && train.len() > 1 && self.offloads.usable(Offload::LinkSegmentation)
     }
 
+    /// Bytes of each datagram of what arrived, 0 where that is not known.
+    fn datagram_bytes(&mut self, arrived: &Arrived) -> usize {
+        if arrived.datagram_bytes < arrived.len {
+            self.offloads.worked(Offload::LinkCoalescing);
+        } else if arrived.uncontrolled && self.offloads.usable(Offload::LinkCoalescing) {
+            self.offloads.count_fallback(Offload::LinkCoalescing);
+            self.uncontrolled += 1;
+            if self.uncontrolled >= UNCONTROLLED_MAX && sys::set_coalescing(self.socket.as_fd(), false).is_ok() {
+                self.offloads.set(Offload::LinkCoalescing, OffloadState::Off(OffReason::Failed(0)));
+            }
+            return 0;
+        }
+        arrived.datagram_bytes
+    }
+
     fn wait_for_room(&self) {
         let mut polled = [PollFd::new(self.socket.as_fd(), PollFlags::POLLOUT)];
         // Ready or not, the next send tells.
@@ -191,18 +244,18 @@ pub fn set_fwmark(socket: BorrowedFd<'_>, mark: u32) -> Result<(), DeviceError> 
     })
 }
 
-impl AsFd for UdpLink {
+impl<C> AsFd for UdpLink<C> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 }
 
-impl Link for UdpLink {
+impl<C: SocketCalls> Link for UdpLink<C> {
     fn recv(&mut self, inbox: &mut Inbox) -> Result<(), Stall> {
         let mut arrivals = [None; INBOX_SLOTS];
         let mut count = 0;
         let buffers = &mut inbox.slots_mut()[..self.depth.0];
-        let received = self.receiver.receive(self.socket.as_fd(), buffers, |arrived| {
+        let received = self.calls.receive(self.socket.as_fd(), buffers, |arrived| {
             arrivals[count] = Some(arrived);
             count += 1;
         });
@@ -216,12 +269,10 @@ impl Link for UdpLink {
         let mut bytes = 0;
         for arrived in arrivals.into_iter().flatten() {
             bytes += arrived.len;
-            if arrived.datagram_bytes < arrived.len {
-                self.offloads.worked(Offload::LinkCoalescing);
-            }
+            let datagram_bytes = self.datagram_bytes(&arrived);
             inbox.push(Received {
                 len: arrived.len,
-                datagram_bytes: arrived.datagram_bytes,
+                datagram_bytes,
                 from: arrived.from,
                 source: arrived.source,
                 ecn: arrived.ecn,
@@ -237,7 +288,10 @@ impl Link for UdpLink {
         // All trains that go whole, in one call; what is left after an error, and trains that go singly, by themselves.
         let whole = |train: &Train| train.len() == 1 || (train.whole && segmentation);
         let parcels = outbox.trains().take_while(|train| whole(train)).flat_map(|train| parcels(train, true));
-        let sent = self.sender.send_all(self.socket.as_fd(), parcels.take(MESSAGES_MAX)).unwrap_or(0);
+        let outcome = self.calls.send(self.socket.as_fd(), parcels.take(MESSAGES_MAX));
+        let sent = *outcome.as_ref().unwrap_or(&0);
+        // An error is about the first train, if that was to go whole at all.
+        let mut refused = outcome.err().and_then(|error| error.raw_os_error());
         for (index, train) in outbox.trains_mut().enumerate() {
             if index < sent {
                 train.outcome = Outcome::Sent;
@@ -245,7 +299,7 @@ impl Link for UdpLink {
                     self.offloads.worked(Offload::LinkSegmentation);
                 }
             } else {
-                self.send_patiently(train);
+                self.send_patiently(train, refused.take());
             }
         }
     }
@@ -300,15 +354,18 @@ fn tune(socket: BorrowedFd<'_>, dual_stack: bool) {
 
 /// Finds out by use what the kernel has.
 fn probe(socket: BorrowedFd<'_>, offloads: &Offloads) {
-    let unsupported = |error: io::Error| OffloadState::Off(OffReason::Unsupported(error.raw_os_error().unwrap_or(0)));
     if offloads.usable(Offload::LinkSegmentation)
         && let Err(error) = sys::probe_segmentation(socket)
     {
         offloads.set(Offload::LinkSegmentation, unsupported(error));
     }
     if offloads.usable(Offload::LinkCoalescing)
-        && let Err(error) = sys::enable_coalescing(socket)
+        && let Err(error) = sys::set_coalescing(socket, true)
     {
         offloads.set(Offload::LinkCoalescing, unsupported(error));
     }
+}
+
+fn unsupported(error: io::Error) -> OffloadState {
+    OffloadState::Off(OffReason::Unsupported(error.raw_os_error().unwrap_or(0)))
 }

@@ -2,6 +2,7 @@
 //! control socket; ends when its socket file or its parent goes.
 
 use ginnel_backends::device::{Device, DeviceOptions};
+use ginnel_backends::linux::Linux;
 use ginnel_benches::null::Null;
 use ginnel_control::uapi::{DIRECTORY, UapiServer};
 use std::error::Error;
@@ -12,7 +13,7 @@ use std::sync::mpsc::channel;
 fn main() -> Result<(), Box<dyn Error>> {
     let name = std::env::args().nth(1).ok_or("usage: null-device IFACE")?;
     let options = DeviceOptions { name: name.clone(), mtu: 1420, workers: 0, pinned: false, offloads_off: Vec::new() };
-    let device = Arc::new(Device::open_with::<Null>(&options)?);
+    let device = Arc::new(Device::open_on::<Null, _>(Linux, &options)?);
     let (lost, wait) = channel();
     let server = UapiServer::start(Path::new(DIRECTORY), &name, Arc::clone(&device), move || {
         // Nobody waits any more: the process is ending.

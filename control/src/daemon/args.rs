@@ -25,7 +25,8 @@ pub struct DaemonArgs {
     /// Print what identifies this build and exit
     #[arg(long, hide = true)]
     pub build_id: bool,
-    /// Do without a kernel offload: tun_tcp, tun_udp, link_segmentation or link_coalescing; may be repeated
+    /// Do without a kernel offload: tun_tcp, tun_udp, link_segmentation, link_coalescing, tun_steering or link_steering;
+    /// may be repeated
     #[arg(long, value_name = "NAME", value_parser = flags::offload)]
     pub offload_off: Vec<Offload>,
     /// Packet worker threads; 0 for one per core

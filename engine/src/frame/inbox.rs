@@ -15,7 +15,8 @@ pub struct Inbox {
 pub struct Received {
     /// Bytes in the slot.
     pub len: usize,
-    /// Bytes of each datagram; the last may have fewer. Equal to `len` for a single datagram.
+    /// Bytes of each datagram; the last may have fewer. Equal to `len` for a single datagram, and 0 where the port could
+    /// not find out.
     pub datagram_bytes: usize,
     /// Who sent it. IPv4 senders are [`SocketAddr::V4`], also on a dual-stack socket.
     pub from: SocketAddr,
@@ -23,7 +24,7 @@ pub struct Received {
     pub source: Option<Source>,
     /// The congestion mark of the outer header.
     pub ecn: Ecn,
-    /// The kernel cut bytes off.
+    /// The kernel cut bytes off the last datagram.
     pub truncated: bool,
 }
 

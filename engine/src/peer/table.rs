@@ -16,6 +16,14 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PeerRef(pub u32);
 
+impl PeerRef {
+    /// The worker that owns the peer, of `workers`.
+    #[must_use]
+    pub fn owner(self, workers: u32) -> u32 {
+        self.0 % workers.max(1)
+    }
+}
+
 /// A peer and its sessions.
 pub struct Peer<N> {
     /// Its number.
@@ -132,7 +140,7 @@ impl<N: Noise> PeerTable<N> {
     /// The worker that owns peer `id`.
     #[must_use]
     pub fn owner(&self, id: PeerRef) -> u32 {
-        id.0 % self.workers
+        id.owner(self.workers)
     }
 
     /// The worker whose peers use session bases like `base`; no such worker may exist.

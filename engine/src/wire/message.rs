@@ -74,6 +74,17 @@ fn counter(datagram: &[u8]) -> u64 {
     datagram.get(8..).and_then(<[u8]>::first_chunk).map_or(0, |counter| u64::from_le_bytes(*counter))
 }
 
+/// Bytes of each message of a train whose making is not known: from the first data message to the next of its session.
+/// The length of the train where there is no next.
+#[must_use]
+pub fn stride(train: &[u8]) -> usize {
+    let Message::Data { receiver, counter } = Message::classify(train) else { return train.len() };
+    let next = Message::Data { receiver, counter: counter.wrapping_add(1) };
+    let starts = DATA_OVERHEAD..train.len().saturating_sub(DATA_OVERHEAD - 1);
+    // The first byte rules nearly every place out.
+    starts.into_iter().find(|&at| train[at] == 4 && Message::classify(&train[at..]) == next).unwrap_or(train.len())
+}
+
 /// Bytes of a packet after padding: the next multiple of 16, but not above the MTU (paper, section 5.4.6; the Linux
 /// module clamps in the same way, so that a packet of MTU size is sent as it is).
 #[must_use]
@@ -103,6 +114,27 @@ mod tests {
         assert_eq!(Message::classify(&datagram(0x0101, 148)), Message::Foreign);
         assert_eq!(Message::classify(&datagram(5, 100)), Message::Foreign);
         assert_eq!(Message::classify(&[1, 0, 0]), Message::Foreign);
+    }
+
+    #[test]
+    fn the_messages_of_a_train_are_found_without_being_told_their_length() {
+        for bytes in [32, 33, 96, 1452] {
+            let mut train = Vec::new();
+            for counter in 0xff_u64..0x103 {
+                let mut message = datagram(4, bytes);
+                message[8..16].copy_from_slice(&counter.to_le_bytes());
+                train.extend(message);
+            }
+            assert_eq!(stride(&train), bytes);
+            assert_eq!(stride(&train[..train.len() - 1]), bytes, "the last one is shorter");
+            assert_eq!(stride(&train[..bytes]), bytes, "one alone");
+            assert_eq!(stride(&train[..2 * bytes]), bytes);
+            train[bytes + 8] ^= 1;
+            assert_eq!(stride(&train), train.len(), "what follows is not the next message");
+        }
+        assert_eq!(stride(&datagram(1, 148)), 148);
+        assert_eq!(stride(&[4, 0, 0]), 3);
+        assert_eq!(stride(&[]), 0);
     }
 
     #[test]

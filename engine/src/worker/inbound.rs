@@ -16,7 +16,7 @@ use crate::port::{Link, Transport, Tun, TunRefusal, UnitMeta};
 use crate::route::AllowedIps;
 use crate::stats::{WorkerStats, bump};
 use crate::wire::ip::{self, IpHeader};
-use crate::wire::message::{DATA_OVERHEAD, Message};
+use crate::wire::message::{self, DATA_OVERHEAD, Message};
 use std::net::IpAddr;
 
 impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
@@ -24,7 +24,10 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
     pub(super) fn inbound(&mut self, inbox: &mut Inbox) {
         let mut datagrams = 0;
         for index in 0..inbox.len() {
-            let (received, bytes) = inbox.train(index);
+            let (mut received, bytes) = inbox.train(index);
+            if received.datagram_bytes == 0 {
+                received.datagram_bytes = message::stride(bytes);
+            }
             datagrams += bytes.len().div_ceil(received.datagram_bytes.max(1)) as u64;
             self.handle_train(&received, false, bytes);
         }
@@ -43,6 +46,10 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
     pub(super) fn handle_train(&mut self, received: &Received, screened: bool, train: &[u8]) {
         let stride = received.datagram_bytes.max(1);
         let mut rest = train;
+        if received.truncated && !train.is_empty() {
+            self.drop_packets(DropReason::InboundTruncated, 1);
+            rest = &train[..(train.len() - 1) / stride * stride];
+        }
         while !rest.is_empty() {
             let len = self.handle_run(received, screened, stride, rest);
             rest = &rest[len..];
@@ -53,10 +60,6 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
     fn handle_run(&mut self, received: &Received, screened: bool, stride: usize, train: &[u8]) -> usize {
         let len = train.len().min(stride);
         let datagram = &train[..len];
-        if received.truncated && len == train.len() {
-            self.drop_packets(DropReason::InboundTruncated, 1);
-            return len;
-        }
         let message = Message::classify(datagram);
         match message {
             Message::Data { receiver, .. } => {
@@ -260,7 +263,7 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
     }
 }
 
-/// The facts of a part of a train. What was cut off at its end, if anything, fails to authenticate.
+/// The facts of a part of a train. What the kernel cut off is no part of it any more.
 fn part(received: &Received, bytes: &[u8]) -> Received {
     Received { len: bytes.len(), truncated: false, ..*received }
 }

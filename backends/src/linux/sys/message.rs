@@ -24,8 +24,10 @@ pub struct Arrived {
     pub source: Option<Source>,
     /// Congestion mark.
     pub ecn: Ecn,
-    /// The buffer was too small, or the control data did not fit.
+    /// The buffer was too small.
     pub truncated: bool,
+    /// The control data did not fit: some of the above is not known.
+    pub uncontrolled: bool,
 }
 
 /// Kernel structures for receiving, made once.
@@ -104,7 +106,8 @@ impl Receiver {
             from: read_name(&self.names[index]),
             source: None,
             ecn: Ecn::NOT_ECT,
-            truncated: header.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0,
+            truncated: header.msg_flags & libc::MSG_TRUNC != 0,
+            uncontrolled: header.msg_flags & libc::MSG_CTRUNC != 0,
         };
         let filled: usize = header.msg_controllen as _;
         let facts = self.controls[index].read(filled);

@@ -5,17 +5,19 @@
 //!
 //! ```text
 //! interface  TUN ioctls and settings of a link
+//! bpf        maps and the program that steers packets
 //! message    recvmmsg and sendmmsg
 //! control    the control data of messages: bytes, no `unsafe`
-//! mod        socket options, the steering program
+//! mod        socket options, the program that steers datagrams
 //! ```
 
+pub mod bpf;
 mod control;
 mod interface;
 mod message;
 
 pub use interface::{LinkSetting, attach_tun, link_mtu, set_link, set_tun_offloads, set_vnet_header_bytes};
-pub use message::{MESSAGES_MAX, Parcel, Receiver, Sender};
+pub use message::{Arrived, MESSAGES_MAX, Parcel, Receiver, Sender};
 
 use std::io;
 use std::mem::size_of;
@@ -78,12 +80,12 @@ pub fn attach_steering(socket: BorrowedFd<'_>, sockets: u32) -> io::Result<()> {
     check(result).map(drop)
 }
 
-/// Turns receiving of merged datagrams on.
+/// Turns receiving of merged datagrams on or off.
 ///
 /// # Errors
 /// The kernel's.
-pub fn enable_coalescing(socket: BorrowedFd<'_>) -> io::Result<()> {
-    set_option(socket, libc::SOL_UDP, UDP_GRO, 1)
+pub fn set_coalescing(socket: BorrowedFd<'_>, on: bool) -> io::Result<()> {
+    set_option(socket, libc::SOL_UDP, UDP_GRO, on.into())
 }
 
 /// Sets an integer socket option.
