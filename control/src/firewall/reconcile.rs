@@ -63,9 +63,8 @@ impl Expected {
 
     /// All that there is, as if it were to go.
     pub(super) fn all(&self) -> Net {
-        let mut net = Net::default();
-        net.removed = self.elements.iter().map(|(id, elements)| (*id, in_order(elements))).collect();
-        net
+        let removed = self.elements.iter().map(|(id, elements)| (*id, in_order(elements))).collect();
+        Net { removed, ..Net::default() }
     }
 
     /// Takes over changes.
@@ -140,7 +139,7 @@ impl Expected {
         for _ in 0..COMMIT_TRIES_MAX {
             let generation = nft.generation()?;
             let mut batch = Batch::default();
-            for place in self.places_among(&nft.tables(Family::Any)?)? {
+            for (place, _) in self.ours_among(&nft.tables(Family::Any)?)? {
                 batch.delete_table(place.family(), &self.table);
             }
             match nft.commit(&batch, Some(generation)) {
@@ -152,28 +151,30 @@ impl Expected {
         Err(FirewallError::Contended)
     }
 
-    /// The places at which our tables are.
-    fn places_among(&self, tables: &[Table]) -> Result<Vec<Place>, FirewallError> {
-        let mut places = Vec::new();
+    /// Our tables, by place.
+    fn ours_among<'a>(&self, tables: &'a [Table]) -> Result<BTreeMap<Place, &'a Table>, FirewallError> {
+        let mut ours = BTreeMap::new();
         for place in Place::ALL {
             let found = tables.iter().find(|table| table.family == place.family() && table.name == self.table);
             match found {
                 Some(table) if table.comment.as_deref() != Some(TABLE_COMMENT) => {
                     return Err(FirewallError::ForeignTable { family: table.family.name(), name: table.name.clone() });
                 }
-                Some(_) => places.push(place),
+                Some(table) => drop(ours.insert(place, table)),
                 None => {}
             }
         }
-        Ok(places)
+        Ok(ours)
     }
 
     fn plan(&self, nft: &mut Nft) -> Result<Plan, FirewallError> {
         let mut plan = Plan { bytes_max: nft.batch_bytes_max(), complete: true, ..Plan::default() };
-        let there = self.places_among(&nft.tables(Family::Any)?)?;
+        let tables = nft.tables(Family::Any)?;
+        let there = self.ours_among(&tables)?;
         for (place, structure) in &self.structures {
-            let is_there = there.contains(place);
-            let is_sound = is_there && is_sound(nft, structure)?;
+            let is_there = there.contains_key(place);
+            // Somebody may have switched it off.
+            let is_sound = there.get(place).is_some_and(|table| **table == structure.table) && is_sound(nft, structure)?;
             let elements = if is_sound { self.read_elements(nft, *place)? } else { None };
             match elements {
                 Some(elements) => self.plan_elements(&elements, &mut plan),

@@ -55,6 +55,9 @@ fn whatever_is_done_to_the_rules_they_come_back() {
         format!("nft add element {table} prefixes4 '{{ 10.201.0.0/16 }}'"),
         format!("nft add chain {table} other"),
         format!("nft add set {table} other '{{ type ipv4_addr; }}'"),
+        format!("nft add chain {table} forward '{{ policy drop; }}'"),
+        // Switched off, which leaves all as it is listed.
+        format!("nft add table {table} '{{ flags dormant; }}'"),
         // Twice at once.
         "nft flush ruleset; nft add table ip another; nft delete table ip another; nft flush ruleset".into(),
     ]) {

@@ -192,12 +192,12 @@ impl Town {
 
     /// What the firewall knows from the beginning.
     pub fn desired(&self) -> Desired {
-        let mut desired = Desired::default();
-        desired.prefixes = [PREFIX_V4, PREFIX_V6].map(|prefix| prefix.parse().unwrap()).into();
-        desired.interfaces = [(TUNNEL, Role::Tunnel), (BRIDGE_B, Role::Bridge), (BRIDGE_C, Role::Bridge)]
-            .map(|(name, role)| (name.to_owned(), role))
-            .into();
-        desired
+        let interfaces = [(TUNNEL, Role::Tunnel), (BRIDGE_B, Role::Bridge), (BRIDGE_C, Role::Bridge)];
+        Desired {
+            prefixes: [PREFIX_V4, PREFIX_V6].map(|prefix| prefix.parse().unwrap()).into(),
+            interfaces: interfaces.map(|(name, role)| (name.to_owned(), role)).into(),
+            ..Desired::default()
+        }
     }
 
     /// All places of the figure.
@@ -237,16 +237,7 @@ impl Town {
     /// A container at a bridge. Fenced first, attached then.
     pub fn attach(&mut self, name: &'static str, bridge: &str, last: u8, number: Option<u32>) -> Place {
         let third = if bridge == BRIDGE_B { 16 } else { 32 };
-        let (v4, v6) = (format!("10.200.{third}.{last}"), format!("fd00:200:{third}::{last}"));
-        let place = Place {
-            name,
-            netns: Netns::create().unwrap(),
-            v4: ip(&v4),
-            v6: ip(&v6),
-            network: number.map(network),
-            kind: Kind::Container,
-        };
-        place.netns.bring_lo_up().unwrap();
+        let (place, v4, v6) = container(name, third, last, number);
         let veth = format!("veth-{name}");
         let link = ContainerLink::Port { veth: veth.clone(), bridge: bridge.into() };
         self.fence(&place, link);
@@ -274,16 +265,7 @@ impl Town {
 
     /// A container with an interface of its own, to which a host route leads.
     pub fn attach_routed(&mut self, name: &'static str, last: u8, number: Option<u32>) -> Place {
-        let (v4, v6) = (format!("10.200.1.{last}"), format!("fd00:200:1::{last}"));
-        let place = Place {
-            name,
-            netns: Netns::create().unwrap(),
-            v4: ip(&v4),
-            v6: ip(&v6),
-            network: number.map(network),
-            kind: Kind::Container,
-        };
-        place.netns.bring_lo_up().unwrap();
+        let (place, v4, v6) = container(name, 1, last, number);
         let veth = format!("veth-{name}");
         self.fence(&place, ContainerLink::Routed { veth: veth.clone() });
         let addresses = [format!("{v4}/32"), format!("{v6}/128")];
@@ -350,13 +332,22 @@ impl Town {
     }
 }
 
+/// A container before it has a link, and its addresses as text.
+fn container(name: &'static str, third: u8, last: u8, number: Option<u32>) -> (Place, String, String) {
+    let (v4, v6) = (format!("10.200.{third}.{last}"), format!("fd00:200:{third}::{last}"));
+    let netns = Netns::create().unwrap();
+    netns.bring_lo_up().unwrap();
+    let network = number.map(network);
+    (Place { name, netns, v4: ip(&v4), v6: ip(&v6), network, kind: Kind::Container }, v4, v6)
+}
+
 /// A port of the host.
 pub fn listen(protocol: Protocol, socket: &str) -> Listen {
     Listen { protocol, socket: socket.parse().unwrap() }
 }
 
 /// Lays a cable between two namespaces and gives its ends addresses.
-fn cable(near: &Netns, near_name: &str, near_addresses: &[&str], far: &Netns, far_name: &str, far_addresses: &[&str]) {
+pub fn cable(near: &Netns, near_name: &str, near_addresses: &[&str], far: &Netns, far_name: &str, far_addresses: &[&str]) {
     near.configure(async |netlink| netlink.create_veth(near_name, far_name, Some(far.as_fd())).await).unwrap();
     address(near, near_name, near_addresses);
     address(far, far_name, far_addresses);

@@ -1,7 +1,7 @@
 //! Making, keeping and removing the openings.
 
 use super::legacy;
-use super::scan::{ForeignChain, Scan, closes_all, scan};
+use super::scan::{ForeignChain, Scan, Stand, comment, opening_comment, scan};
 use crate::firewall::error::FirewallError;
 use crate::firewall::health::Finding;
 use crate::firewall::limits::{COMMIT_TRIES_MAX, OPENINGS_MAX};
@@ -63,10 +63,9 @@ impl Openings {
         let others_forward = found.others_forward || !legacy.is_empty();
         let mut openings = Self { open: Vec::new(), findings: legacy, others_forward };
         for chain in &found.chains {
-            let stands = chain.stands();
-            let stand = stands.iter().find(|(_, rules, _)| rules.iter().any(|rule| is_ours(rule, instance)));
-            if let Some((name, ..)) = stand {
-                openings.open.push(format!("{} {} {name}", chain.family.name(), chain.table));
+            let holds_ours = |stand: &&Stand| stand.rules.iter().any(|rule| is_ours(rule, instance));
+            if let Some(stand) = chain.stands().find(holds_ours) {
+                openings.open.push(format!("{} {} {}", chain.family.name(), chain.table, stand.name));
             } else if chain.closes {
                 openings.findings.push(finding(chain, prefixes));
             }
@@ -103,42 +102,27 @@ fn may_open(chain: &ForeignChain) -> bool {
 /// What is to be done about a chain so that it has one opening, at the right place, or none.
 fn change(chain: &ForeignChain, instance: &str, open: bool) -> Batch {
     let mut batch = Batch::default();
-    for (name, rules, is_right) in chain.stands() {
-        let opening = opening(chain, name, instance);
-        let closing = rules.iter().position(closes_all).unwrap_or(usize::MAX);
+    for stand in chain.stands() {
+        let opening = opening(chain, &stand.name, instance);
+        let wanted = open && stand.is_right;
         let mut stands = false;
-        for (position, rule) in rules.iter().enumerate().filter(|(_, rule)| is_ours(rule, instance)) {
-            let good = open
-                && is_right
-                && !stands
-                && position < closing
-                && equal_but_for_counts(&rule.expressions, &opening.expressions);
+        for (position, rule) in stand.rules.iter().enumerate().filter(|(_, rule)| is_ours(rule, instance)) {
+            let same = equal_but_for_counts(&rule.expressions, &opening.expressions);
+            let good = wanted && !stands && position < stand.end && same;
             stands |= good;
             if !good {
                 batch.delete_rule(rule);
             }
         }
-        if open && is_right && !stands {
+        if wanted && !stands {
             batch.insert_rule(&opening);
         }
     }
     batch
 }
 
-fn comment(instance: &str) -> String {
-    format!("ginnel {instance}")
-}
-
-/// By the comment of a rule, or by that of xtables, which it has after `iptables-save` and `iptables-restore`.
 fn is_ours(rule: &Rule, instance: &str) -> bool {
-    let comment = comment(instance);
-    let says = |expression: &Expression| match expression {
-        Expression::XtMatch { name, info, .. } if name == "comment" => {
-            info.strip_prefix(comment.as_bytes()).is_some_and(|rest| rest.first().is_none_or(|byte| *byte == 0))
-        }
-        _ => false,
-    };
-    rule.comment.as_ref() == Some(&comment) || rule.expressions.iter().any(says)
+    comment(rule) == Some(&opening_comment(instance))
 }
 
 fn opening(chain: &ForeignChain, stand: &str, instance: &str) -> Rule {
@@ -150,7 +134,7 @@ fn opening(chain: &ForeignChain, stand: &str, instance: &str) -> Rule {
         chain: stand.into(),
         handle: None,
         expressions,
-        comment: Some(comment(instance)),
+        comment: Some(opening_comment(instance)),
     }
 }
 

@@ -61,6 +61,8 @@ pub struct Table {
     pub comment: Option<String>,
     /// Whether only the socket that made it may change it (`NFT_TABLE_F_OWNER`).
     pub owned: bool,
+    /// Whether it is switched off (`NFT_TABLE_F_DORMANT`).
+    pub dormant: bool,
 }
 
 /// Where packets come by.

@@ -32,7 +32,8 @@ const LIST_ELEMENT: u16 = 1;
 const TABLE_NAME: u16 = 1;
 const TABLE_FLAGS: u16 = 2;
 const TABLE_USERDATA: u16 = 6;
-/// `NFT_TABLE_F_OWNER`.
+/// `NFT_TABLE_F_DORMANT`, `NFT_TABLE_F_OWNER`.
+const TABLE_DORMANT: u32 = 1;
 const TABLE_OWNED: u32 = 2;
 
 /// Of `NFTA_CHAIN_…`.
@@ -126,11 +127,13 @@ impl Table {
 
     pub(super) fn read(family: u8, body: &[u8]) -> Option<Self> {
         let attributes = Attributes::new(body);
+        let flags = attributes.find(TABLE_FLAGS).and_then(be32).unwrap_or(0);
         Some(Self {
             family: Family::from_wire(family),
             name: attributes.find(TABLE_NAME).and_then(text)?,
             comment: attributes.find(TABLE_USERDATA).and_then(read_comment),
-            owned: attributes.find(TABLE_FLAGS).and_then(be32).unwrap_or(0) & TABLE_OWNED != 0,
+            owned: flags & TABLE_OWNED != 0,
+            dormant: flags & TABLE_DORMANT != 0,
         })
     }
 }

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use std::collections::BTreeSet;
 
 fn table(name: &str) -> Table {
-    Table { family: Family::Inet, name: name.into(), comment: Some("a comment".into()), owned: false }
+    Table { family: Family::Inet, name: name.into(), comment: Some("a comment".into()), owned: false, dormant: false }
 }
 
 fn set(name: &str, key: Kind, value: Option<Kind>, ranges: bool) -> Set {

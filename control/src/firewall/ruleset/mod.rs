@@ -170,7 +170,7 @@ pub fn structure(place: Place, instance: &str) -> Structure {
         Place::Bridge => bridge::chains(),
     };
     let mut structure = Structure {
-        table: Table { family, name: name.clone(), comment: Some(TABLE_COMMENT.into()), owned: false },
+        table: Table { family, name: name.clone(), comment: Some(TABLE_COMMENT.into()), owned: false, dormant: false },
         sets: SetId::ALL.into_iter().filter(|id| id.place() == place).map(|id| id.set(&name)).collect(),
         chains: Vec::new(),
         rules: Vec::new(),

@@ -111,6 +111,7 @@ pub(super) fn when() -> Phrase {
     Phrase::default()
 }
 
+#[allow(clippy::wrong_self_convention, reason = "conditions are said, not asked")]
 impl Phrase {
     // Conditions.
 
