@@ -7,6 +7,7 @@ pub mod bare;
 pub mod cli;
 pub mod daemon;
 pub mod demo;
+pub mod firewall;
 mod flags;
 pub mod host;
 pub mod ipc;

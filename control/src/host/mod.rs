@@ -27,6 +27,7 @@ pub(crate) mod request;
 pub(crate) mod route;
 pub(crate) mod rule;
 pub(crate) mod socket;
+pub mod sysctl;
 mod watch;
 
 pub use endings::{Ending, Endings};
