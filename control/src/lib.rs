@@ -12,7 +12,9 @@ pub mod ipc;
 pub mod lab;
 mod log_budget;
 pub mod node;
+mod private_file;
 mod socket_file;
+pub mod state;
 #[cfg(test)]
 mod temp_dir;
 pub mod uapi;

@@ -43,7 +43,6 @@ pub use dispatch::Node;
 pub use error::NodeError;
 pub use host::Host;
 pub use kernel::KernelDevices;
-pub(crate) use key_store::make_private_dir;
 pub use key_store::{KeyStore, KeyStoreError};
 pub use name::interface_name;
 pub use overlay::{GlobalOverlay, Tuning};
