@@ -8,6 +8,7 @@ pub mod daemon;
 pub mod demo;
 mod flags;
 pub mod host;
+pub mod ipam;
 pub mod ipc;
 pub mod lab;
 mod log_budget;
