@@ -7,7 +7,7 @@
 //! Leases outlive the pool they came from: when the slice changes or a subnet goes, they stay with their owners, and
 //! freed ones go on resting in whatever pool has them next.
 
-use super::pool::{Grant, Lease, Pool, PoolError, ReleaseError};
+use super::pool::{Grant, Lease, Pool, PoolError, ReleaseError, check_owner};
 use super::subnets::{SubnetError, SubnetRegistry};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, HashMap};
@@ -26,12 +26,14 @@ pub enum Place {
 #[derive(Clone, Debug)]
 struct Stray {
     lease: Lease,
+    /// It is being released.
+    leaving: bool,
     freed_ms: Option<u64>,
 }
 
 impl Stray {
     fn freed(at_ms: u64) -> Self {
-        Self { lease: Lease { owner: String::new(), generation: 0 }, freed_ms: Some(at_ms) }
+        Self { lease: Lease { owner: String::new(), generation: 0 }, leaving: false, freed_ms: Some(at_ms) }
     }
 }
 
@@ -157,19 +159,56 @@ impl AddressBook {
         pools.flat_map(Pool::leases).chain(strays.map(|(ip, stray)| (*ip, &stray.lease)))
     }
 
-    /// Whether `owner` may release the address, without doing it.
+    /// Begins to take the address back from `owner`: see [`AddressBook::finish_release`]. `generation` is that of the lease
+    /// meant; without one the owner is enough. Returns the generation.
     ///
     /// # Errors
-    /// [`ReleaseError`].
-    pub fn may_release(&self, ip: IpAddr, owner: &str, generation: Option<u64>) -> Result<(), ReleaseError> {
-        let lease = self.lease(ip).ok_or(ReleaseError::NotLeased(ip))?;
-        match lease.owner == owner && generation.is_none_or(|generation| generation == lease.generation) {
-            true => Ok(()),
-            false => Err(ReleaseError::NotYours { ip, owner: lease.owner.clone() }),
+    /// [`ReleaseError`]; one that is leaving already is not in use.
+    pub fn begin_release(&mut self, ip: IpAddr, owner: &str, generation: Option<u64>) -> Result<u64, ReleaseError> {
+        if let Some(pool) = self.pool_mut(ip) {
+            return pool.begin_release(ip, owner, generation);
+        }
+        let stray = self.strays.get_mut(&ip).filter(|stray| stray.freed_ms.is_none() && !stray.leaving);
+        let stray = stray.ok_or(ReleaseError::NotLeased(ip))?;
+        check_owner(ip, &stray.lease, owner, generation)?;
+        stray.leaving = true;
+        Ok(stray.lease.generation)
+    }
+
+    /// The address is free from now on, and rests.
+    pub fn finish_release(&mut self, ip: IpAddr, now_ms: u64) {
+        match self.pool_mut(ip) {
+            Some(pool) => pool.finish_release(ip, now_ms),
+            None => {
+                if let Some(stray) = self.strays.get_mut(&ip).filter(|stray| stray.leaving) {
+                    (stray.leaving, stray.freed_ms) = (false, Some(now_ms));
+                }
+            }
         }
     }
 
-    /// Takes the address back from `owner`. `generation` is that of the lease meant; without one the owner is enough.
+    /// Whether a release of the address has begun and not ended.
+    #[must_use]
+    pub fn is_leaving(&self, ip: IpAddr) -> bool {
+        match self.pool(ip) {
+            Some(pool) => pool.is_leaving(ip),
+            None => self.strays.get(&ip).is_some_and(|stray| stray.leaving),
+        }
+    }
+
+    /// The address stays with its owner.
+    pub fn call_off_release(&mut self, ip: IpAddr) {
+        match self.pool_mut(ip) {
+            Some(pool) => pool.call_off_release(ip),
+            None => {
+                if let Some(stray) = self.strays.get_mut(&ip) {
+                    stray.leaving = false;
+                }
+            }
+        }
+    }
+
+    /// Takes the address back from `owner` in one step; see [`AddressBook::begin_release`].
     ///
     /// # Errors
     /// [`ReleaseError`].
@@ -180,16 +219,9 @@ impl AddressBook {
         generation: Option<u64>,
         now_ms: u64,
     ) -> Result<(), ReleaseError> {
-        self.may_release(ip, owner, generation)?;
-        match self.pool_mut(ip) {
-            Some(pool) => pool.release(ip, owner, generation, now_ms),
-            None => {
-                if let Some(stray) = self.strays.get_mut(&ip) {
-                    stray.freed_ms = Some(now_ms);
-                }
-                Ok(())
-            }
-        }
+        self.begin_release(ip, owner, generation)?;
+        self.finish_release(ip, now_ms);
+        Ok(())
     }
 
     /// Takes over a lease, or an address that was freed at `freed_ms`, from before this book was made. To be called when
@@ -204,7 +236,7 @@ impl AddressBook {
             (None, _) => false,
         };
         if !taken {
-            self.strays.insert(ip, Stray { lease, freed_ms });
+            self.strays.insert(ip, Stray { lease, leaving: false, freed_ms });
         }
     }
 
@@ -243,7 +275,8 @@ impl AddressBook {
 
     /// Makes strays of what `pool` held.
     fn set_free(&mut self, pool: Pool) {
-        let leases = pool.leases().map(|(ip, lease)| (ip, Stray { lease: lease.clone(), freed_ms: None }));
+        let stray = |ip, lease: &Lease| Stray { lease: lease.clone(), leaving: pool.is_leaving(ip), freed_ms: None };
+        let leases = pool.leases().map(|(ip, lease)| (ip, stray(ip, lease)));
         self.strays.extend(leases);
         self.strays.extend(pool.freed().map(|(ip, at_ms)| (ip, Stray::freed(at_ms))));
     }
@@ -253,8 +286,13 @@ impl AddressBook {
         let mut found: Vec<_> = self.strays.keys().copied().filter(|ip| self.place_of(*ip) == Some(place)).collect();
         found.sort_by_key(|ip| self.strays.get(ip).and_then(|stray| stray.freed_ms));
         for ip in found {
-            if let Some(Stray { lease, freed_ms }) = self.strays.remove(&ip) {
+            if let Some(Stray { lease, leaving, freed_ms }) = self.strays.remove(&ip) {
+                let (owner, generation) = (lease.owner.clone(), lease.generation);
                 self.restore(ip, lease, freed_ms);
+                if leaving {
+                    // It was just taken in as this lease.
+                    let _ = self.begin_release(ip, &owner, Some(generation));
+                }
             }
         }
     }
@@ -372,6 +410,28 @@ mod tests {
     }
 
     #[test]
+    fn a_release_in_progress_survives_a_move_and_nobody_else_can_begin_one() {
+        let cluster = net("10.200.0.0/16");
+        let slices = ["10.200.6.0/28", "10.200.5.0/24", "10.200.5.0/28"].map(|slice| Some(net(slice)));
+        let mut book = AddressBook::new(cluster, slices[2], QUARANTINE);
+        let grants = ["a", "b"].map(|owner| book.allocate(Place::Node, owner, 0).unwrap());
+        for (grant, owner) in grants.iter().zip(["a", "b"]) {
+            assert_eq!(book.begin_release(grant.ip, owner, Some(grant.generation)), Ok(grant.generation));
+        }
+        for slice in slices {
+            book.move_node(cluster, slice).unwrap();
+            for (grant, owner) in grants.iter().zip(["a", "b"]) {
+                assert_eq!(book.begin_release(grant.ip, owner, None), Err(ReleaseError::NotLeased(grant.ip)));
+                assert_eq!(book.lease(grant.ip).unwrap().owner, owner, "in use until the end");
+            }
+        }
+        book.finish_release(grants[0].ip, 5);
+        book.call_off_release(grants[1].ip);
+        assert!(book.lease(grants[0].ip).is_none());
+        assert!(book.begin_release(grants[1].ip, "b", None).is_ok());
+    }
+
+    #[test]
     fn a_service_that_comes_back_has_its_subnet_and_no_address_before_its_time() {
         for slice in [None, Some(net("10.200.5.0/28"))] {
             let mut book = AddressBook::new(net("10.200.0.0/16"), slice, QUARANTINE);
@@ -417,7 +477,7 @@ mod tests {
         assert_eq!(take(&mut book, Place::Subnet(net("10.200.187.128/26"))), "10.200.187.131");
         assert_eq!(book.leases().count(), 5);
         assert_eq!(
-            book.may_release(ip("10.200.5.2"), "a", Some(6)),
+            book.release(ip("10.200.5.2"), "a", Some(6), 0),
             Err(ReleaseError::NotYours { ip: ip("10.200.5.2"), owner: "a".into() })
         );
         book.release(ip("172.16.0.1"), "a", Some(9), 0).unwrap();

@@ -1,12 +1,15 @@
 //! The addresses of one prefix: which are in use, by whom, and which were until a moment ago.
 //!
-//! An address is in one of four states:
+//! An address is in one of these states:
 //!
 //! ```text
 //! fresh ──allocate──► leased ──release──► freed ──allocate, oldest first──► leased
 //!   ▲                    │cancel            │ many wait and it has rested
 //!   └────────────────────┴──────────────────┘                      excluded: never given
 //! ```
+//!
+//! A release has two steps, between which the address is **leaving**: still in use, and nobody else can release it. So
+//! the release can be brought to disk before anybody gets the address, and can be called off.
 //!
 //! Fresh ones are given first, the lowest before all others; then the one that was freed longest ago. So an address rests
 //! as long as the pool allows. Where nothing else is left, one that has not rested for the quarantine is given **early**,
@@ -100,11 +103,21 @@ pub enum ReleaseError {
 #[derive(Clone, Debug)]
 enum Slot {
     Leased(Lease),
+    /// Being released.
+    Leaving(Lease),
     /// `turn` names its entry in the queue.
     Freed {
         turn: u64,
         at_ms: u64,
     },
+}
+
+/// Whether `owner` may release the lease of this generation.
+pub(super) fn check_owner(ip: IpAddr, lease: &Lease, owner: &str, generation: Option<u64>) -> Result<(), ReleaseError> {
+    match lease.owner == owner && generation.is_none_or(|generation| generation == lease.generation) {
+        true => Ok(()),
+        false => Err(ReleaseError::NotYours { ip, owner: lease.owner.clone() }),
+    }
 }
 
 /// Addresses of a prefix. Time is given in milliseconds; should it go back, what was freed rests the longer.
@@ -172,7 +185,7 @@ impl Pool {
     #[must_use]
     pub fn lease(&self, ip: IpAddr) -> Option<&Lease> {
         match self.slots.get(&offset(self.prefix, ip)?)? {
-            Slot::Leased(lease) => Some(lease),
+            Slot::Leased(lease) | Slot::Leaving(lease) => Some(lease),
             Slot::Freed { .. } => None,
         }
     }
@@ -180,7 +193,7 @@ impl Pool {
     /// All leases, in no order.
     pub fn leases(&self) -> impl Iterator<Item = (IpAddr, &Lease)> {
         self.slots.iter().filter_map(|(number, slot)| match slot {
-            Slot::Leased(lease) => Some((address(self.prefix, *number), lease)),
+            Slot::Leased(lease) | Slot::Leaving(lease) => Some((address(self.prefix, *number), lease)),
             Slot::Freed { .. } => None,
         })
     }
@@ -189,7 +202,7 @@ impl Pool {
     pub fn freed(&self) -> impl Iterator<Item = (IpAddr, u64)> {
         self.slots.iter().filter_map(|(number, slot)| match slot {
             Slot::Freed { at_ms, .. } => Some((address(self.prefix, *number), *at_ms)),
-            Slot::Leased(_) => None,
+            Slot::Leased(_) | Slot::Leaving(_) => None,
         })
     }
 
@@ -220,7 +233,9 @@ impl Pool {
                 self.fresh.remove(number..=number);
                 Ok(self.give(number, owner.into(), now_ms, None))
             }
-            Some(Slot::Leased(lease)) => Err(PoolError::InUse { ip, owner: lease.owner.clone() }),
+            Some(Slot::Leased(lease) | Slot::Leaving(lease)) => {
+                Err(PoolError::InUse { ip, owner: lease.owner.clone() })
+            }
             Some(Slot::Freed { at_ms, .. }) => {
                 let (at_ms, rested_ms) = (*at_ms, now_ms.saturating_sub(*at_ms));
                 if rested_ms < self.quarantine_ms {
@@ -253,20 +268,51 @@ impl Pool {
         }
     }
 
-    /// Whether `owner` may release the address, without doing it. `generation` is that of the lease meant; without one
-    /// the owner is enough.
+    /// Begins to take the address back from `owner`: see [`Pool::finish_release`], [`Pool::call_off_release`].
+    /// `generation` is that of the lease meant; without one the owner is enough. Returns the generation.
     ///
     /// # Errors
-    /// [`ReleaseError`].
-    pub fn may_release(&self, ip: IpAddr, owner: &str, generation: Option<u64>) -> Result<(), ReleaseError> {
-        let lease = self.lease(ip).ok_or(ReleaseError::NotLeased(ip))?;
-        match lease.owner == owner && generation.is_none_or(|generation| generation == lease.generation) {
-            true => Ok(()),
-            false => Err(ReleaseError::NotYours { ip, owner: lease.owner.clone() }),
+    /// [`ReleaseError`]; one that is leaving is not in use.
+    pub fn begin_release(&mut self, ip: IpAddr, owner: &str, generation: Option<u64>) -> Result<u64, ReleaseError> {
+        let number = offset(self.prefix, ip).ok_or(ReleaseError::NotLeased(ip))?;
+        let slot = self.slots.get_mut(&number).ok_or(ReleaseError::NotLeased(ip))?;
+        let Slot::Leased(lease) = slot else { return Err(ReleaseError::NotLeased(ip)) };
+        check_owner(ip, lease, owner, generation)?;
+        let lease = lease.clone();
+        let generation = lease.generation;
+        *slot = Slot::Leaving(lease);
+        Ok(generation)
+    }
+
+    /// The address is free from now on.
+    pub fn finish_release(&mut self, ip: IpAddr, now_ms: u64) {
+        if let Some(number) = offset(self.prefix, ip)
+            && matches!(self.slots.get(&number), Some(Slot::Leaving(_)))
+        {
+            self.slots.remove(&number);
+            self.leased -= 1;
+            self.rest(number, now_ms);
+            self.forget_rested(now_ms);
         }
     }
 
-    /// Takes the address back from `owner`; see [`Pool::may_release`].
+    /// Whether a release of the address has begun and not ended.
+    #[must_use]
+    pub fn is_leaving(&self, ip: IpAddr) -> bool {
+        let slot = offset(self.prefix, ip).and_then(|number| self.slots.get(&number));
+        matches!(slot, Some(Slot::Leaving(_)))
+    }
+
+    /// The address stays with its owner.
+    pub fn call_off_release(&mut self, ip: IpAddr) {
+        if let Some(slot) = offset(self.prefix, ip).and_then(|number| self.slots.get_mut(&number))
+            && let Slot::Leaving(lease) = slot
+        {
+            *slot = Slot::Leased(lease.clone());
+        }
+    }
+
+    /// Takes the address back from `owner` in one step; see [`Pool::begin_release`].
     ///
     /// # Errors
     /// [`ReleaseError`].
@@ -277,13 +323,8 @@ impl Pool {
         generation: Option<u64>,
         now_ms: u64,
     ) -> Result<(), ReleaseError> {
-        self.may_release(ip, owner, generation)?;
-        if let Some(number) = offset(self.prefix, ip) {
-            self.slots.remove(&number);
-            self.leased -= 1;
-            self.rest(number, now_ms);
-            self.forget_rested(now_ms);
-        }
+        self.begin_release(ip, owner, generation)?;
+        self.finish_release(ip, now_ms);
         Ok(())
     }
 
@@ -291,7 +332,7 @@ impl Pool {
     /// already, is not taken: `false`.
     pub fn restore(&mut self, ip: IpAddr, lease: Lease) -> bool {
         let Some(number) = offset(self.prefix, ip) else { return false };
-        if matches!(self.slots.get(&number), Some(Slot::Leased(_))) {
+        if matches!(self.slots.get(&number), Some(Slot::Leased(_) | Slot::Leaving(_))) {
             return false;
         }
         self.fresh.remove(number..=number);
@@ -306,7 +347,7 @@ impl Pool {
     pub fn restore_freed(&mut self, ip: IpAddr, generation: u64, at_ms: u64) {
         self.last_generation = self.last_generation.max(generation);
         if let Ok(number) = self.number(ip)
-            && !matches!(self.slots.get(&number), Some(Slot::Leased(_)))
+            && !matches!(self.slots.get(&number), Some(Slot::Leased(_) | Slot::Leaving(_)))
         {
             self.fresh.remove(number..=number);
             self.rest(number, at_ms);
@@ -316,7 +357,7 @@ impl Pool {
     /// Keeps the addresses of `subnet` back. Those in use stay so until they are released.
     pub fn exclude(&mut self, subnet: IpNet) {
         let Some(range) = overlap(self.prefix, subnet) else { return };
-        self.slots.retain(|number, slot| !range.contains(number) || matches!(slot, Slot::Leased(_)));
+        self.slots.retain(|number, slot| !range.contains(number) || !matches!(slot, Slot::Freed { .. }));
         self.fresh.remove(range.clone());
         self.excluded.insert(range);
     }

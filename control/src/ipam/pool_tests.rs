@@ -69,6 +69,7 @@ enum Step {
     AllocateAndCancel,
     AllocateAt(u128),
     Release(u128, bool, bool),
+    ReleaseAndCallOff(u128),
     Exclude(u128),
     Include(u128),
     Wait(u64),
@@ -82,6 +83,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::AllocateAndCancel),
         2 => number.clone().prop_map(Step::AllocateAt),
         6 => (number.clone(), any::<bool>(), any::<bool>()).prop_map(|(n, owner, generation)| Step::Release(n, owner, generation)),
+        1 => number.clone().prop_map(Step::ReleaseAndCallOff),
         1 => number.clone().prop_map(Step::Exclude),
         1 => number.prop_map(Step::Include),
         2 => (0..120_000_u64).prop_map(Step::Wait),
@@ -164,6 +166,14 @@ proptest! {
                             prop_assert!(held.is_some() && !(right_owner && right_generation));
                         }
                     }
+                }
+                Step::ReleaseAndCallOff(number) => {
+                    let at = address(prefix, number);
+                    let begun = pool.begin_release(at, "me", None);
+                    prop_assert_eq!(begun.ok(), twin.leased.get(&number).map(|lease| lease.generation));
+                    prop_assert_eq!(pool.begin_release(at, "me", None), Err(ReleaseError::NotLeased(at)));
+                    twin.agrees(&pool)?;
+                    pool.call_off_release(at);
                 }
                 Step::Exclude(number) | Step::Include(number) => {
                     let Some(subnet) = subnet_at(prefix, number) else { continue };

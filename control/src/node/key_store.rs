@@ -29,6 +29,11 @@ pub enum KeyStoreError {
         "{0} does not hold a WireGuard private key: restore it from a backup, or remove it to start with a new identity, which every peer must then be told"
     )]
     Corrupt(PathBuf),
+    /// The key of a service is stored as something that is none.
+    #[error(
+        "the state journal does not hold a WireGuard private key for this service: tear it down and set it up again"
+    )]
+    Stored,
     /// The system has no random numbers.
     #[error("the system gives no random numbers: {0}")]
     Random(String),
@@ -108,7 +113,8 @@ fn read(path: &Path) -> Result<Option<PrivateKey>, KeyStoreError> {
     PrivateKey::from_base64(text.trim()).map(Some).map_err(|_| KeyStoreError::Corrupt(path.to_owned()))
 }
 
-fn generate() -> Result<PrivateKey, KeyStoreError> {
+/// A new private key.
+pub(super) fn generate() -> Result<PrivateKey, KeyStoreError> {
     let mut bytes = Zeroizing::new([0; 32]);
     SysRng.try_fill_bytes(bytes.as_mut_slice()).map_err(|error| KeyStoreError::Random(error.to_string()))?;
     Ok(PrivateKey::new(*bytes))

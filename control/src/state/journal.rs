@@ -277,7 +277,9 @@ mod tests {
                 instance_id: text("0"),
                 cluster: "fd00::/48".parse().unwrap(),
                 slice: "fd00:0:0:5::/64".parse().ok(),
-                port: 51420,
+                port: 0,
+                chosen_port: Some(40_000),
+                up: true,
                 nat: Some(NatConfigSpec { enabled: true, ..NatConfigSpec::default() }),
             }
             .into(),
@@ -338,6 +340,7 @@ mod tests {
         assert_eq!(write_snapshot(&mut text, "id", &tables), objects.len() as u64);
         let reading = read_journal(&text);
         assert_eq!((&reading.tables, reading.verdict, reading.id.as_deref()), (&tables, Verdict::Sound, Some("id")));
+        assert!(Kind::ALL.iter().all(|kind| reading.tables.count(*kind) == 1));
         assert!(!format!("{objects:?}").contains("c2VjcmV0"));
         for key in objects.iter().map(Object::key) {
             tables.apply(Transaction { puts: Vec::new(), deletions: vec![key] });
@@ -362,7 +365,7 @@ mod tests {
             r#"{"format":"ginnel-state","version":1,"id":"c0ffee","snapshot":0}"#.to_owned(),
             [
                 r#"{"n":1,"after":0,"put":[{"settings":{"node_id":18446744073709551615,"advertised_key":"k"}},"#,
-                r#"{"global_overlay":{"deployment":"prod","instance_id":"0","cluster":"fd00::/48","slice":"fd00:0:0:5::/64","port":51420,"nat":{"enabled":true,"stun_servers":[],"turn_servers":[],"hole_punch_timeout_secs":0,"stun_refresh_interval_secs":0,"max_candidate_pairs":0}}},"#,
+                r#"{"global_overlay":{"deployment":"prod","instance_id":"0","cluster":"fd00::/48","slice":"fd00:0:0:5::/64","port":0,"chosen_port":40000,"up":true,"nat":{"enabled":true,"stun_servers":[],"turn_servers":[],"hole_punch_timeout_secs":0,"stun_refresh_interval_secs":0,"max_candidate_pairs":0}}},"#,
                 &format!(r#"{{"identity":{{"service":"pay","private_key":"c2VjcmV0","public_key":"{key}","port":51421,"interface":"zl-prod-0-pay-d","subnet":"10.200.187.128/26"}}}},"#),
                 r#"{"service":{"service":"web","mode":"isolated","bridge":"zl-prod-0-web-b"}},"#,
                 r#"{"bridge":{"bridge":"zl-prod-0-web-b","subnet_of":"web","node_id":0,"subnet":"10.200.187.128/26","gateway":"10.200.187.130"}},"#,

@@ -51,5 +51,5 @@ pub use marker::{Marker, MarkerError};
 pub use record::{Key, Kind, Object, Record, Transaction};
 pub use records::{Attachment, Bridge, GlobalOverlay, Identity, Lease, Name, Peer, Scope, Service, Settings, Sysctl};
 pub use report::{Outcome, Report, Span};
-pub use store::{Health, Store, StoreError};
+pub use store::{Health, Pending, Store, StoreError};
 pub use tables::Tables;

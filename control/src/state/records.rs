@@ -20,7 +20,7 @@ pub struct Settings {
     pub advertised_key: Option<String>,
 }
 
-/// The global overlay, while it is to be up. There is one.
+/// The global overlay as it was set up last. There is one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GlobalOverlay {
     /// Name of the deployment.
@@ -34,6 +34,11 @@ pub struct GlobalOverlay {
     pub slice: Option<IpNet>,
     /// UDP port; 0 lets the kernel choose.
     pub port: u16,
+    /// What the kernel chose.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chosen_port: Option<u16>,
+    /// Whether it is to be up. One that was torn down still says which cluster this is.
+    pub up: bool,
     /// Settings of NAT traversal, if any were given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nat: Option<NatConfigSpec>,

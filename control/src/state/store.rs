@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
 use tokio::sync::{mpsc, oneshot};
 
-/// Transactions that wait for the writer. More than requests can be in flight; whoever comes later waits in line.
-const WAITING_MAX: usize = 1024;
+/// Transactions that wait for the writer. Each request waits for its own, and there are fewer requests at once than this.
+const WAITING_MAX: usize = 4096;
 
 /// Transactions of one batch. A sync costs as much as writing some hundred lines, so beyond that nothing is gained and
 /// the first would wait for the last.
@@ -48,6 +48,9 @@ pub enum StoreError {
         /// What the system said.
         source: Arc<io::Error>,
     },
+    /// The disk is slower than the changes come.
+    #[error("{WAITING_MAX} changes wait for the disk of the state directory already: repeat it in a moment")]
+    Busy,
     /// The writer has ended.
     #[error("the state store is closed")]
     Closed,
@@ -72,6 +75,20 @@ impl Health {
 struct Commit {
     transaction: Transaction,
     done: oneshot::Sender<Result<(), StoreError>>,
+}
+
+/// A transaction in line.
+#[derive(Debug)]
+pub struct Pending(oneshot::Receiver<Result<(), StoreError>>);
+
+impl Pending {
+    /// Returns once it is durable and visible.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing has changed then.
+    pub async fn done(self) -> Result<(), StoreError> {
+        self.0.await.map_err(|_| StoreError::Closed)?
+    }
 }
 
 /// A store. Clones share it; it is closed with the last.
@@ -116,9 +133,21 @@ impl Store {
         if transaction.is_empty() {
             return Ok(());
         }
+        self.enqueue(transaction)?.done().await
+    }
+
+    /// Puts `transaction` in line without waiting, so that a caller who decides under a lock of its own can have the order
+    /// of the decisions be that of the changes.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing has changed then, nor will.
+    pub fn enqueue(&self, transaction: Transaction) -> Result<Pending, StoreError> {
         let (done, outcome) = oneshot::channel();
-        self.queue.send(Commit { transaction, done }).await.map_err(|_| StoreError::Closed)?;
-        outcome.await.map_err(|_| StoreError::Closed)?
+        self.queue.try_send(Commit { transaction, done }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => StoreError::Busy,
+            mpsc::error::TrySendError::Closed(_) => StoreError::Closed,
+        })?;
+        Ok(Pending(outcome))
     }
 
     /// Looks at the objects. `look` must be short: the writer waits for it.

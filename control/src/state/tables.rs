@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Tables {
     objects: BTreeMap<Key, Object>,
+    counts: BTreeMap<Kind, usize>,
 }
 
 impl Tables {
@@ -42,16 +43,27 @@ impl Tables {
     /// How many there are of a kind.
     #[must_use]
     pub fn count(&self, kind: Kind) -> usize {
-        self.objects.range(Key { kind, id: String::new() }..).take_while(|(key, _)| key.kind == kind).count()
+        self.counts.get(&kind).copied().unwrap_or_default()
     }
 
     /// Makes the changes of `transaction`.
     pub(super) fn apply(&mut self, transaction: Transaction) {
         for object in transaction.puts {
-            self.objects.insert(object.key(), object);
+            let key = object.key();
+            let kind = key.kind;
+            if self.objects.insert(key, object).is_none() {
+                *self.counts.entry(kind).or_default() += 1;
+            }
         }
         for key in &transaction.deletions {
-            self.objects.remove(key);
+            if self.objects.remove(key).is_some()
+                && let Some(count) = self.counts.get_mut(&key.kind)
+            {
+                *count -= 1;
+                if *count == 0 {
+                    self.counts.remove(&key.kind);
+                }
+            }
         }
     }
 }

@@ -10,15 +10,20 @@ use super::journal::{Reading, Verdict, read_journal, write_snapshot, write_trans
 use super::record::Transaction;
 use super::report::{Outcome, Report};
 use super::tables::Tables;
+use crate::log_budget::LogBudget;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 use zeroize::Zeroize;
 
 /// The file is written anew when this much was appended to it, and at least as much as the snapshot in it has: so the
 /// cost of rewriting is that of appending, and a start never reads more than twice the objects there are. Below, a small
 /// store would be written anew all the time.
 const GROWTH_BYTES_MIN: u64 = 1 << 20;
+
+/// A disk that refuses is complained of no more often than this.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A journal and where its writer is in it.
 pub(super) struct Writer<M> {
@@ -36,6 +41,7 @@ pub(super) struct Writer<M> {
     /// The file is damaged and has to be kept before it is written anew.
     to_keep: bool,
     text: Vec<u8>,
+    complaints: LogBudget,
 }
 
 impl<M: Medium> Writer<M> {
@@ -55,6 +61,7 @@ impl<M: Medium> Writer<M> {
             in_doubt: false,
             to_keep: false,
             text: Vec::new(),
+            complaints: LogBudget::new(1, COMPLAINT_INTERVAL),
         };
         let Some(content) = content else {
             writer.in_doubt = true;
@@ -159,7 +166,9 @@ impl<M: Medium> Writer<M> {
         if let Err(error) = &written {
             let cut = self.medium.cut(self.length).and_then(|()| self.medium.sync());
             self.in_doubt = sync_failed || cut.is_err();
-            tracing::error!(%error, in_doubt = self.in_doubt, "the state journal cannot be written: changes are refused until it can");
+            if let Some(withheld) = self.complaints.admit(Instant::now()) {
+                tracing::error!(%error, in_doubt = self.in_doubt, withheld, "the state journal cannot be written: changes are refused until it can");
+            }
         }
         written
     }
