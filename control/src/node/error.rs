@@ -8,7 +8,7 @@ use super::key_store::KeyStoreError;
 use crate::host::HostError;
 use crate::ipam::{PoolError, ReleaseError, SubnetError};
 use crate::ipc::wire::Response;
-use crate::state::{Scope, StoreError};
+use crate::state::{MarkerError, Scope, StoreError};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
@@ -98,6 +98,9 @@ pub enum NodeError {
     /// The change cannot be brought to disk.
     #[error("overlay engine error: {0}")]
     Store(#[from] StoreError),
+    /// The record for the replaced daemon cannot be read or written.
+    #[error("overlay engine error: {0}")]
+    Marker(#[from] MarkerError),
     /// The name of a service is unusable.
     #[error("invalid service name {service:?}: {reason}")]
     ServiceName {

@@ -3,9 +3,10 @@
 //! Every call brings about a state: asking for what is already there, or for the end of what is already gone, succeeds.
 //! What belongs to others is never touched: a link or route that is in the way and not ours is an error.
 
-use crate::host::{HostError, LinkKind, Netlink, RouteInfo};
+use crate::host::{HostError, LinkInfo, LinkKind, Netlink, RouteInfo};
 use ipnet::IpNet;
 use std::net::IpAddr;
+use std::time::Duration;
 
 /// The network configuration of the host.
 pub trait Host: Send + Sync + 'static {
@@ -76,6 +77,10 @@ impl Host for Netlink {
     async fn ensure_bridge(&self, bridge: &str, gateway: IpNet, mtu: u16) -> Result<(), HostError> {
         let index = match self.find_link(bridge).await? {
             Some(link) if link.is_ours() && link.kind == Some(LinkKind::Bridge) => link.index,
+            Some(link) if self.is_half_made(&link).await? => {
+                self.mark_ours(link.index).await?;
+                link.index
+            }
             Some(_) => return Err(HostError::Exists { what: format!("create link {bridge}, which is not ours") }),
             None => {
                 let index = self.create_bridge(bridge).await?;
@@ -83,9 +88,9 @@ impl Host for Netlink {
                 index
             }
         };
-        for address in self.addresses(index).await? {
+        for address in undisturbed(|| self.addresses(index)).await? {
             // The kernel's own link-local address belongs to the link.
-            if address != gateway && !matches!(address.addr(), IpAddr::V6(v6) if v6.is_unicast_link_local()) {
+            if address != gateway && !is_link_local(address) {
                 Netlink::remove_address(self, index, address).await?;
             }
         }
@@ -103,7 +108,7 @@ impl Host for Netlink {
 
     async fn sweep_bridges(&self, keep: &[String]) -> Result<Vec<String>, HostError> {
         let mut removed = Vec::new();
-        for link in self.links().await? {
+        for link in undisturbed(|| self.links()).await? {
             if link.is_ours() && link.kind == Some(LinkKind::Bridge) && !keep.contains(&link.name) {
                 self.delete(link.index).await?;
                 removed.push(link.name);
@@ -113,7 +118,39 @@ impl Host for Netlink {
     }
 }
 
+fn is_link_local(address: IpNet) -> bool {
+    matches!(address.addr(), IpAddr::V6(v6) if v6.is_unicast_link_local())
+}
+
+/// Tries of a listing. Each waits for another that takes microseconds.
+const LISTINGS_MAX: u32 = 100;
+
+/// A socket gives one listing at a time (`netlink_dump_start` answers `EBUSY`); services are set up beside each other.
+async fn undisturbed<T, F: Future<Output = Result<T, HostError>>>(list: impl Fn() -> F) -> Result<T, HostError> {
+    for _ in 0..LISTINGS_MAX {
+        match list().await {
+            Err(HostError::System { source, .. }) if source.kind() == std::io::ErrorKind::ResourceBusy => {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            listed => return listed,
+        }
+    }
+    list().await
+}
+
 impl Netlink {
+    /// Whether a link is what a crash between the making of a bridge and its mark leaves: a bridge without any mark,
+    /// address or port, so of no use to anybody.
+    async fn is_half_made(&self, link: &LinkInfo) -> Result<bool, HostError> {
+        if link.kind != Some(LinkKind::Bridge) || link.alias.is_some() {
+            return Ok(false);
+        }
+        let addresses = undisturbed(|| self.addresses(link.index)).await?;
+        let links = undisturbed(|| self.links()).await?;
+        Ok(!addresses.iter().any(|address| !is_link_local(*address))
+            && !links.iter().any(|port| port.controller == Some(link.index)))
+    }
+
     /// As [`Netlink::delete_link`], content where the link is gone.
     async fn delete(&self, index: u32) -> Result<(), HostError> {
         match self.delete_link(index).await {
@@ -190,7 +227,8 @@ mod tests {
             assert_eq!(netlink.link("zl-prod-0-web-b").await?.index, bridge.index);
 
             // What looks like ours and carries no mark of ours, and what carries it and is no bridge.
-            netlink.create_bridge("zl-prod-0-db-b").await?;
+            let foreign = netlink.create_bridge("zl-prod-0-db-b").await?;
+            netlink.add_address(foreign, "10.99.0.1/24".parse().unwrap()).await?;
             let tunnel = netlink.create_veth("zl-prod-0-x-b", "peer", None).await?;
             netlink.mark_ours(tunnel).await?;
             for name in ["zl-prod-0-db-b", "zl-prod-0-x-b"] {
@@ -204,6 +242,10 @@ mod tests {
             for _ in 0..2 {
                 netlink.remove_bridge("zl-prod-0-web-b").await?;
             }
+            // What a crash leaves before the mark.
+            netlink.create_bridge("zl-prod-0-web-b").await?;
+            netlink.ensure_bridge("zl-prod-0-web-b", gateway, 1420).await?;
+            netlink.remove_bridge("zl-prod-0-web-b").await?;
             assert_eq!(netlink.links().await?.len(), 1 + 1 + 2);
             Ok(())
         });

@@ -22,7 +22,7 @@ use super::overlay::Overlay;
 use super::sink::EventSink;
 use crate::ipam::{AddressBook, Lease as IpamLease};
 use crate::state::{
-    Bridge, GlobalOverlay, Identity, Kind, Lease, Marker, Scope, Service, Store, StoreError, Tables, Transaction,
+    Bridge, GlobalOverlay, Kind, Lease, Marker, Scope, Service, Store, StoreError, Tables, Transaction,
 };
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -113,7 +113,8 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             return Err(NodeError::Stopping);
         }
         let all = self.kit.store.read(|tables| tables.iter().map(|object| object.key()).collect::<Vec<_>>());
-        let deletions = all.into_iter().filter(|key| key.kind != Kind::Identity).collect();
+        let kept = [Kind::Identity, Kind::Seal];
+        let deletions = all.into_iter().filter(|key| !kept.contains(&key.kind)).collect();
         self.kit.commit(Transaction { puts: Vec::new(), deletions }).await?;
         self.stopping.store(true, Ordering::Release);
         self.leave_kernel().await;
@@ -160,41 +161,6 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         let port = record.chosen_port.filter(|_| record.port == 0).unwrap_or(record.port);
         self.overlay.restore(plan, port).await;
         self.check_advertised();
-    }
-
-    /// Takes over what the replaced daemon left, or changed since.
-    async fn read_marker(&self) {
-        let Some(marker) = &self.marker else { return };
-        let marker = marker.lock().await.clone();
-        let found = match tokio::task::spawn_blocking(move || marker.load()).await {
-            Ok(Ok(found)) => found,
-            Ok(Err(error)) => return tracing::error!("{error}"),
-            Err(error) => return tracing::error!(%error, "the record of networks could not be read"),
-        };
-        let news =
-            found.into_iter().filter(|found| self.kit.store.find::<Identity>(&found.service).as_ref() != Some(found));
-        let news: Vec<_> = news.collect();
-        for identity in &news {
-            tracing::info!(service = identity.service, port = identity.port, "took over the identity of a service");
-        }
-        let taken = news.into_iter().fold(Transaction::new(), Transaction::put);
-        if let Err(error) = self.kit.commit(taken).await {
-            tracing::error!(%error, "identities of services could not be taken over");
-        }
-    }
-
-    /// Writes the record that the replaced daemon would read.
-    pub(super) async fn save_marker(&self) {
-        let Some(marker) = &self.marker else { return };
-        // What is read under the lock is written under it, so the last to write has read last.
-        let marker = marker.lock().await;
-        let (file, identities) = (marker.clone(), self.kit.store.all::<Identity>());
-        let saved = tokio::task::spawn_blocking(move || file.save(&identities)).await;
-        match saved {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!("the record for the replaced daemon is not up to date: {error}"),
-            Err(error) => tracing::error!(%error, "the record for the replaced daemon could not be written"),
-        }
     }
 
     fn start_tidying(self: &Arc<Self>) {

@@ -35,6 +35,7 @@ mod kernel;
 mod key_store;
 mod kit;
 mod life;
+mod marker;
 mod members;
 mod name;
 mod names;

@@ -132,9 +132,9 @@ fn write_line(text: &mut Vec<u8>, content: &impl Serialize) {
     text.push(b'\n');
 }
 
-/// SipHash with a zero key: 64 bits that any change of the content changes, but for one chance in 2⁶⁴. It guards against
+/// The checksum of any content: SipHash with a zero key, 64 bits that any change of the content changes, but for one chance in 2⁶⁴. It guards against
 /// accidents; whoever can write the file needs no collision.
-fn checksum(content: &[u8]) -> String {
+pub(super) fn checksum(content: &[u8]) -> String {
     let mut hasher = SipHasher13::new_with_keys(0, 0);
     hasher.write(content);
     format!("{:016x}", hasher.finish())
@@ -258,7 +258,7 @@ mod tests {
     use super::*;
     use crate::ipc::wire::{AttachHandle, NatConfigSpec, OverlayMode, Secret};
     use crate::state::{
-        Attachment, Bridge, GlobalOverlay, Identity, Kind, Lease, Name, Peer, Scope, Service, Settings, Sysctl,
+        Attachment, Bridge, GlobalOverlay, Identity, Kind, Lease, Name, Peer, Scope, Seal, Service, Settings, Sysctl,
     };
     use ginnel_engine::key::PublicKey;
 
@@ -292,6 +292,7 @@ mod tests {
                 subnet,
             }
             .into(),
+            Seal { known: vec![text("c0ffee")] }.into(),
             Service { service: text("web"), mode: OverlayMode::Isolated, bridge: text("zl-prod-0-web-b") }.into(),
             Bridge { bridge: text("zl-prod-0-web-b"), subnet_of: text("web"), node_id: 0, subnet, gateway: ip }.into(),
             Peer {
@@ -367,6 +368,7 @@ mod tests {
                 r#"{"n":1,"after":0,"put":[{"settings":{"node_id":18446744073709551615,"advertised_key":"k"}},"#,
                 r#"{"global_overlay":{"deployment":"prod","instance_id":"0","cluster":"fd00::/48","slice":"fd00:0:0:5::/64","port":0,"chosen_port":40000,"up":true,"nat":{"enabled":true,"stun_servers":[],"turn_servers":[],"hole_punch_timeout_secs":0,"stun_refresh_interval_secs":0,"max_candidate_pairs":0}}},"#,
                 &format!(r#"{{"identity":{{"service":"pay","private_key":"c2VjcmV0","public_key":"{key}","port":51421,"interface":"zl-prod-0-pay-d","subnet":"10.200.187.128/26"}}}},"#),
+                r#"{"seal":{"known":["c0ffee"]}},"#,
                 r#"{"service":{"service":"web","mode":"isolated","bridge":"zl-prod-0-web-b"}},"#,
                 r#"{"bridge":{"bridge":"zl-prod-0-web-b","subnet_of":"web","node_id":0,"subnet":"10.200.187.128/26","gateway":"10.200.187.130"}},"#,
                 &format!(r#"{{"peer":{{"scope":{{"service":"pay"}},"public_key":"{key}","endpoint":"host:1","keepalive_secs":25,"allowed_ips":["10.200.187.128/26"],"preshared_key":"c2VjcmV0"}}}},"#),

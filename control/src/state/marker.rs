@@ -11,6 +11,7 @@
 //! Entries that are not ours are kept as they are. A file that cannot be read is kept under another name, and one of a
 //! later version is left alone for good. It holds private keys, so unlike the original it is for its owner only.
 
+use super::journal::checksum;
 use super::records::Identity;
 use crate::ipc::wire::Secret;
 use crate::private_file;
@@ -21,6 +22,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
+use zeroize::Zeroizing;
 
 /// Name of the file in the data directory.
 const FILE_NAME: &str = "agent_network.json";
@@ -99,11 +101,28 @@ struct Entry {
     interface: String,
 }
 
+/// What a record is to say.
+pub struct MarkerText(Zeroizing<Vec<u8>>);
+
+impl MarkerText {
+    /// Its checksum, by which it is known again.
+    #[must_use]
+    pub fn seal(&self) -> String {
+        checksum(&self.0)
+    }
+}
+
 impl Marker {
     /// The record in this data directory.
     #[must_use]
     pub fn new(data_dir: &Path) -> Self {
         Self { path: data_dir.join(FILE_NAME) }
+    }
+
+    /// The checksum of the file as it is; `None` where there is none.
+    #[must_use]
+    pub fn seal(&self) -> Option<String> {
+        fs::read(&self.path).ok().map(|text| checksum(&text))
     }
 
     /// The identities in it; none where there is no file. Entries that lack something are left alone and not returned.
@@ -119,11 +138,12 @@ impl Marker {
         Ok(found)
     }
 
-    /// Has the file hold `identities` and whatever else it holds. Blocks on the disk.
+    /// What the file is to say so that it has `identities` and whatever else it has; `None` where it says that, or there
+    /// is neither a file nor anything to say.
     ///
     /// # Errors
-    /// [`MarkerError`]; the file is as before then.
-    pub fn save(&self, identities: &[Identity]) -> Result<(), MarkerError> {
+    /// [`MarkerError`].
+    pub fn prepare(&self, identities: &[Identity]) -> Result<Option<MarkerText>, MarkerError> {
         let mut file = match self.read() {
             // Kept under another name by now.
             Err(error @ MarkerError::Unreadable { .. }) => {
@@ -132,14 +152,21 @@ impl Marker {
             }
             read => read?,
         };
-        let (ours, missing) = (identities.iter().map(entry), file.networks.is_empty() && !self.path.exists());
         file.networks.retain(|network| identity(network).is_none());
-        file.networks.extend(ours);
-        if file.networks.is_empty() && missing {
-            return Ok(());
-        }
+        file.networks.extend(identities.iter().map(entry));
         let text = serde_json::to_vec_pretty(&file).map_err(|error| self.failed("write", error.into()))?;
-        private_file::replace(&self.path, &text).map_err(|error| self.failed("write", error))
+        let text = MarkerText(Zeroizing::new(text));
+        let present = self.seal();
+        let nothing = present.is_none() && file.networks.is_empty();
+        Ok((!nothing && present != Some(text.seal())).then_some(text))
+    }
+
+    /// Has the file say `text`. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`MarkerError`]; the file is as before then.
+    pub fn write(&self, text: &MarkerText) -> Result<(), MarkerError> {
+        private_file::replace(&self.path, &text.0).map_err(|error| self.failed("write", error))
     }
 
     fn read(&self) -> Result<File, MarkerError> {
@@ -237,6 +264,14 @@ mod tests {
             "interface": "zl-prod-0-pay-d"})
     }
 
+    fn save(marker: &Marker, identities: &[Identity]) {
+        if let Some(text) = marker.prepare(identities).unwrap() {
+            marker.write(&text).unwrap();
+            assert_eq!(marker.seal(), Some(text.seal()));
+        }
+        assert!(marker.prepare(identities).unwrap().is_none(), "once is enough");
+    }
+
     fn marker(dir: &TempDir, content: &Value) -> Marker {
         fs::write(dir.join(FILE_NAME), content.to_string()).unwrap();
         Marker::new(dir.path())
@@ -262,11 +297,11 @@ mod tests {
         assert_eq!(content(&dir), file, "reading changes nothing");
 
         // Written again, it says the same; what is not ours stays, whatever is taken away.
-        marker.save(&found).unwrap();
+        save(&marker, &found);
         assert_eq!(content(&dir)["networks"].as_array().unwrap().len(), 3);
         assert_eq!(marker.load().unwrap(), found);
         assert_eq!(fs::metadata(dir.join(FILE_NAME)).unwrap().permissions().mode() & 0o777, 0o600);
-        marker.save(&[]).unwrap();
+        save(&marker, &[]);
         assert_eq!(content(&dir), json!({"version": 1, "networks": [foreign, half]}));
     }
 
@@ -276,9 +311,9 @@ mod tests {
         let source = TempDir::new();
         let found = marker(&source, &json!({"networks": [pay()]})).load().unwrap();
         let marker = Marker::new(dir.path());
-        marker.save(&[]).unwrap();
+        save(&marker, &[]);
         assert!(!dir.join(FILE_NAME).exists(), "no file for nothing");
-        marker.save(&found).unwrap();
+        save(&marker, &found);
         assert_eq!(content(&dir), json!({"version": 1, "networks": [pay()]}));
     }
 
@@ -298,12 +333,12 @@ mod tests {
         }
         fs::write(dir.join(FILE_NAME), "nonsense").unwrap();
         let marker = Marker::new(dir.path());
-        marker.save(&marker_identities()).unwrap();
+        save(&marker, &marker_identities());
         assert_eq!((kept(&dir), marker.load().unwrap().len()), (1, 1));
 
         let later = super::tests::marker(&dir, &json!({"version": 2, "nets": {}}));
         assert!(matches!(later.load(), Err(MarkerError::Newer { version: 2, .. })));
-        assert!(matches!(later.save(&[]), Err(MarkerError::Newer { .. })));
+        assert!(matches!(later.prepare(&[]), Err(MarkerError::Newer { .. })));
         assert_eq!(content(&dir), json!({"version": 2, "nets": {}}));
     }
 

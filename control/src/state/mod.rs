@@ -46,10 +46,12 @@ mod crash_tests;
 #[cfg(test)]
 mod double;
 
-pub use journal::{VERSION, read_journal};
-pub use marker::{Marker, MarkerError};
+pub use journal::{Reading, VERSION, Verdict, read_journal};
+pub use marker::{Marker, MarkerError, MarkerText};
 pub use record::{Key, Kind, Object, Record, Transaction};
-pub use records::{Attachment, Bridge, GlobalOverlay, Identity, Lease, Name, Peer, Scope, Service, Settings, Sysctl};
+pub use records::{
+    Attachment, Bridge, GlobalOverlay, Identity, Lease, Name, Peer, Scope, Seal, Service, Settings, Sysctl,
+};
 pub use report::{Outcome, Report, Span};
 pub use store::{Health, Pending, Store, StoreError};
 pub use tables::Tables;

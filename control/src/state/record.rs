@@ -3,7 +3,7 @@
 //! To add a kind: its type in `records`, a line in the list below, and a rise of [`super::VERSION`], because an older
 //! daemon would not know it.
 
-use super::records::{Attachment, Bridge, GlobalOverlay, Identity, Lease, Name, Peer, Service, Settings, Sysctl};
+use super::records::{Attachment, Bridge, GlobalOverlay, Identity, Lease, Name, Peer, Seal, Service, Settings, Sysctl};
 use serde::{Deserialize, Serialize};
 
 /// A type of object that a store can hold.
@@ -68,6 +68,8 @@ kinds! {
     GlobalOverlay,
     /// Key and port of a dedicated overlay; outlives it.
     Identity,
+    /// What the record for the replaced daemon is known to say.
+    Seal,
     /// A service that is set up.
     Service,
     /// A bridge and its subnet.

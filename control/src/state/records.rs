@@ -62,6 +62,14 @@ pub struct Identity {
     pub subnet: IpNet,
 }
 
+/// What the record for the replaced daemon was or is to be when it was written last: whoever finds another there knows
+/// that somebody else wrote it. There is one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seal {
+    /// Checksums of the content.
+    pub known: Vec<String>,
+}
+
 /// A service that is set up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
@@ -208,6 +216,12 @@ impl GlobalOverlay {
 impl Identity {
     pub(super) fn identify(&self) -> String {
         self.service.clone()
+    }
+}
+
+impl Seal {
+    pub(super) fn identify(&self) -> String {
+        String::new()
     }
 }
 

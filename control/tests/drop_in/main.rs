@@ -3,12 +3,11 @@
 
 #[path = "../common/mod.rs"]
 mod common;
-mod machine;
-mod wire;
 
+use common::machine::{Daemon, ask_kernel, in_private_machine, installed_as, link};
+use common::wire::Wire;
 use common::{GINNEL, until};
 use ginnel_control::host::LinkKind;
-use machine::{Daemon, ask_kernel, in_private_machine, installed_as, link};
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -19,7 +18,6 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
-use wire::Wire;
 
 const NAME: &str = "zl-prod-0-g";
 const SOCKET: &str = "/var/run/zlayer-overlayd.sock";
