@@ -35,8 +35,9 @@ const KILLS: u32 = 50;
 /// Operations of one life, at most.
 const OPERATIONS_MAX: u32 = 8;
 
-/// An operation takes a few milliseconds, a start some tens; kills are spread over either.
-const OPERATION_TIME: Duration = Duration::from_millis(6);
+/// The longest operations take a few milliseconds, most some tenths, a start some tens; kills are spread over either, more
+/// of them early in an operation.
+const OPERATION_TIME: Duration = Duration::from_millis(5);
 const START_TIME: Duration = Duration::from_millis(40);
 
 #[test]
@@ -103,7 +104,8 @@ impl Campaign {
                 assert!(daemon.end().0.success());
                 continue;
             }
-            let operation = self.draw();
+            // Of two, one that takes longer, if there is one.
+            let operation = Some(self.draw()).filter(Operation::is_long).unwrap_or_else(|| self.draw());
             match self.rng.random_range(0..10) {
                 // A signal is an end with nothing in progress: all goes from the kernel and nothing from the disk.
                 0 => self.terminate(daemon),
@@ -147,7 +149,7 @@ impl Campaign {
 
     fn kill_during(&mut self, mut daemon: Daemon, wire: &mut Wire, operation: &Operation) {
         wire.send_request(&operation.request());
-        std::thread::sleep(OPERATION_TIME.mul_f64(self.rng.random()));
+        std::thread::sleep(OPERATION_TIME.mul_f64(self.rng.random::<f64>().powi(4)));
         daemon.signal(Signal::SIGKILL);
         daemon.end();
         self.world = match wire.receive_answer() {

@@ -116,6 +116,14 @@ impl Operation {
         }
     }
 
+    /// Whether it changes more than one thing in the kernel.
+    pub fn is_long(&self) -> bool {
+        matches!(
+            self,
+            Self::SetUpGlobal { .. } | Self::TearDownGlobal | Self::SetUpService { .. } | Self::TearDownService { .. }
+        )
+    }
+
     /// Its words.
     pub fn request(&self) -> String {
         match self {
