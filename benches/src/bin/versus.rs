@@ -38,6 +38,9 @@ struct Arguments {
     /// Do not compare received bytes with sent ones.
     #[arg(long)]
     unchecked: bool,
+    /// IPv6 inside and outside, instead of IPv4.
+    #[arg(long)]
+    v6: bool,
     /// Print JSON instead of the table.
     #[arg(long)]
     json: bool,
@@ -82,6 +85,7 @@ fn run(arguments: Arguments) -> Result<ExitCode, String> {
         tcp: wanted(Part::Tcp),
         udp: wanted(Part::Udp),
         rtt: wanted(Part::Rtt),
+        v6: arguments.v6,
     };
     let results = versus::run(&contenders, arguments.rounds, &plan, &keeper);
     keeper.clear();

@@ -27,7 +27,7 @@ pub fn run(contenders: &[Contender], rounds: u32, plan: &Plan, keeper: &Keeper) 
         for contender in contenders {
             eprintln!("[{:4} s] round {round} of {rounds}: {}", start.elapsed().as_secs(), contender.name);
             let mut measures = Measures::default();
-            let outcome = tunnel::Tunnel::open(contender, keeper)
+            let outcome = tunnel::Tunnel::open(contender, plan.v6, keeper)
                 .map_err(|error| error.to_string())
                 .and_then(|tunnel| tunnel.measure(plan, &mut measures));
             if let Err(error) = outcome {

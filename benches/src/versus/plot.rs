@@ -108,8 +108,15 @@ mod tests {
     #[test]
     fn every_contender_has_a_bar_or_a_word_in_every_panel() {
         let contenders = ["ginnel=/g", "boringtun<&>=/b"].map(|text| text.parse().unwrap());
-        let plan =
-            Plan { transfer: Duration::from_secs(1), streams: vec![1], verify: true, tcp: true, udp: true, rtt: true };
+        let plan = Plan {
+            transfer: Duration::from_secs(1),
+            streams: vec![1],
+            verify: true,
+            tcp: true,
+            udp: true,
+            rtt: true,
+            v6: false,
+        };
         let mut results = Results::new(&contenders, 1, &plan);
         let metric = |key: &str| Metric { key: key.into(), title: "a < b".into(), unit: "s", more_is_better: false };
         results.add("ginnel", Measures(vec![(metric("x"), 2.0), (metric("y"), 0.0), (metric("z"), 1.0)]));

@@ -60,11 +60,12 @@ impl Results {
         let contenders: Vec<_> = contenders.iter().map(|contender| contender.name.clone()).collect();
         let conditions = format!(
             "{}, {:.1} of them busy before the start; {rounds} interleaved rounds, {} s per TCP transfer, bytes {}; \
-             veth, MTU 1500, tunnel MTU 1420",
+             {}, veth, MTU 1500, tunnel MTU 1420",
             machine(),
             busy_before(),
             plan.transfer.as_secs_f64(),
             if plan.verify { "checked" } else { "not checked" },
+            if plan.v6 { "IPv6" } else { "IPv4" },
         );
         Self { contenders, metrics: Vec::new(), reference, failures: Vec::new(), conditions, values: BTreeMap::new() }
     }
@@ -200,8 +201,15 @@ mod tests {
 
     fn results() -> Results {
         let contenders = ["boringtun=/b", "ginnel=/g"].map(|text| text.parse::<Contender>().unwrap());
-        let plan =
-            Plan { transfer: Duration::from_secs(2), streams: vec![1], verify: true, tcp: true, udp: true, rtt: true };
+        let plan = Plan {
+            transfer: Duration::from_secs(2),
+            streams: vec![1],
+            verify: true,
+            tcp: true,
+            udp: true,
+            rtt: true,
+            v6: false,
+        };
         let mut results = Results::new(&contenders, 3, &plan);
         let more = Metric { key: "tcp".into(), title: "TCP".into(), unit: "Gb/s", more_is_better: true };
         let less = Metric { key: "rtt".into(), title: "RTT".into(), unit: "µs", more_is_better: false };

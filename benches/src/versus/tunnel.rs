@@ -4,6 +4,7 @@
 //! node A  ── underlay 192.0.2.1 ══ veth, MTU 1500 ══ 192.0.2.2 ──  node B
 //!         ── tunnel   10.88.0.1 ·· WireGuard, MTU 1420 ·· 10.88.0.2 ──
 //! ```
+//! Or all of it in IPv6: `2001:db8::1` outside, `fd00:88::1` inside.
 
 use super::contender::{Contender, Kind};
 use super::uapi;
@@ -15,7 +16,7 @@ use ginnel_control::lab::{Lab, LabError, LabOptions, Node};
 use ginnel_engine::key::PrivateKey;
 use ipnet::IpNet;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -54,15 +55,16 @@ pub(super) enum TunnelError {
 
 impl Tunnel {
     /// Starts `contender` on both sides and waits until a packet went there and back.
-    pub(super) fn open(contender: &Contender, keeper: &Keeper) -> Result<Self, TunnelError> {
+    pub(super) fn open(contender: &Contender, v6: bool, keeper: &Keeper) -> Result<Self, TunnelError> {
         let lab = Lab::build(LabOptions::default())?;
         let scratch = keeper.scratch().map_err(|source| TunnelError::Io { what: "make a directory", source })?;
         let mut tunnel =
-            Self { ends: [lab.nodes()[0].end(false), lab.nodes()[1].end(false)], processes: Vec::new(), scratch, lab };
+            Self { ends: [lab.nodes()[0].end(v6), lab.nodes()[1].end(v6)], processes: Vec::new(), scratch, lab };
         match contender.kind {
             Kind::Raw => {}
+            Kind::Zlayer if v6 => return Err(tunnel.blame("this daemon routes no IPv6")),
             Kind::Zlayer => tunnel.start_daemons(contender, keeper)?,
-            _ => tunnel.start_devices(contender, keeper)?,
+            _ => tunnel.start_devices(contender, v6, keeper)?,
         }
         let [a, b] = &tunnel.ends;
         match traffic::wait_reachable(a, b, START_WITHIN) {
@@ -71,7 +73,7 @@ impl Tunnel {
         }
     }
 
-    fn start_devices(&mut self, contender: &Contender, keeper: &Keeper) -> Result<(), TunnelError> {
+    fn start_devices(&mut self, contender: &Contender, v6: bool, keeper: &Keeper) -> Result<(), TunnelError> {
         // Control sockets of both nodes share a directory, so the names differ.
         let names = ["vsa0", "vsb0"];
         for (node, name) in self.lab.nodes().iter().zip(names) {
@@ -80,20 +82,23 @@ impl Tunnel {
             self.processes.push(keeper.start(&node.netns, &mut command, &log)?);
         }
         let keys = [PrivateKey::new(rand::random()), PrivateKey::new(rand::random())];
-        let address = |side: usize| Ipv4Addr::new(10, 88, 0, if side == 0 { 1 } else { 2 });
+        let address = |side: usize| match (v6, side) {
+            (false, side) => IpNet::new_assert(Ipv4Addr::new(10, 88, 0, if side == 0 { 1 } else { 2 }).into(), 24),
+            (true, side) => IpNet::new_assert(Ipv6Addr::new(0xfd00, 0x88, 0, 0, 0, 0, 0, side as u16 + 1).into(), 64),
+        };
         for side in 0..2 {
             let (node, far) = (self.lab.nodes()[side].clone(), self.lab.nodes()[1 - side].clone());
             let config = uapi::Config {
                 private_key: &keys[side],
                 listen_port: PORT,
                 peer: keys[1 - side].public(),
-                endpoint: SocketAddr::new(far.underlay_v4.into(), PORT),
-                allowed: IpNet::from(IpAddr::V4(address(1 - side))),
+                endpoint: SocketAddr::new(far.end(v6).ip, PORT),
+                allowed: IpNet::from(address(1 - side).addr()),
             };
             let stream = self.patiently(|| uapi::connect(names[side]))?;
             uapi::configure(stream, &config).map_err(|error| self.blame(&error.to_string()))?;
-            bring_up(&node, names[side], IpNet::new_assert(address(side).into(), 24))?;
-            self.ends[side].ip = address(side).into();
+            bring_up(&node, names[side], address(side))?;
+            self.ends[side].ip = address(side).addr();
         }
         Ok(())
     }

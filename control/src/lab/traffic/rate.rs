@@ -1,12 +1,14 @@
-//! Small UDP datagrams at a given rate, counted where they arrive, and the search for the highest rate that arrives.
+//! UDP datagrams at a given rate, counted where they arrive, and the search for the highest rate that arrives.
 //!
-//! Datagrams leave in short bursts (`sendmmsg`) on a schedule that does not wait for anything, so what a tunnel cannot
-//! carry shows as loss. Every datagram carries the run and its number; all its bytes are checked.
+//! Datagrams leave in short bursts on a schedule that does not wait for anything, so what a tunnel cannot carry shows as
+//! loss. A burst is many messages of one call (`sendmmsg`), or, as modern QUIC stacks do, one message that the kernel cuts
+//! (`UDP_SEGMENT`) and merges again (`UDP_GRO`). Every datagram carries the run and its number; all its bytes are checked.
 
 use super::{End, TrafficError};
 use nix::errno::Errno;
 use nix::sys::socket::{
-    ControlMessage, MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmmsg, setsockopt, sockopt,
+    ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, recvmsg, sendmmsg,
+    setsockopt, sockopt,
 };
 use std::io::{IoSlice, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
@@ -28,6 +30,9 @@ const QUIET: Duration = Duration::from_millis(150);
 /// thread of this generator never is what loses them.
 const RECEIVE_BUFFER: usize = 64 << 20;
 
+/// Bytes of a message that the kernel cuts: the payload of the largest UDP datagram, less some room.
+const TRAIN_BYTES_MAX: usize = 65_000;
+
 /// Bytes at the head of a datagram: the number of the run and of the datagram.
 const HEAD_BYTES: usize = 16;
 
@@ -40,6 +45,8 @@ pub struct RatePlan {
     pub per_sec: f64,
     /// For how long.
     pub time: Duration,
+    /// A burst is one message that the kernel cuts into datagrams.
+    pub trains: bool,
 }
 
 /// What became of it.
@@ -88,6 +95,8 @@ pub struct SearchPlan {
     pub trial: Duration,
     /// Halvings of the interval once it is known: 4 leave it 1/16 of an octave wide.
     pub refinements: u32,
+    /// As in [`RatePlan`].
+    pub trains: bool,
 }
 
 impl Default for SearchPlan {
@@ -98,6 +107,7 @@ impl Default for SearchPlan {
             start_per_sec: 20_000.0,
             trial: Duration::from_millis(500),
             refinements: 4,
+            trains: false,
         }
     }
 }
@@ -127,7 +137,8 @@ impl SearchReport {
 pub fn highest_rate(sender: &End, receiver: &End, plan: &SearchPlan) -> Result<SearchReport, TrafficError> {
     let mut report = SearchReport { best: None, trials: Vec::new() };
     let attempt = |per_sec: f64, report: &mut SearchReport| -> Result<Verdict, TrafficError> {
-        let trial = RatePlan { payload_bytes: plan.payload_bytes, per_sec, time: plan.trial };
+        let SearchPlan { payload_bytes, trial: time, trains, .. } = *plan;
+        let trial = RatePlan { payload_bytes, per_sec, time, trains };
         let mut outcome = rate(sender, receiver, &trial)?;
         report.trials.push(outcome);
         if outcome.loss() > plan.loss_max {
@@ -205,12 +216,20 @@ pub fn rate(sender: &End, receiver: &End, plan: &RatePlan) -> Result<RateReport,
         let _ = setsockopt(&far, sockopt::RcvBuf, &RECEIVE_BUFFER);
     }
     let run = Run { number: rand::random(), payload_bytes: plan.payload_bytes.clamp(HEAD_BYTES, 1_400) };
+    if plan.trains {
+        let segment = i32::try_from(run.payload_bytes).unwrap_or(i32::MAX);
+        setsockopt(&near, sockopt::UdpGsoSegment, &segment).map_err(|errno| open(errno.into()))?;
+        setsockopt(&far, sockopt::UdpGroSegment, &true).map_err(|errno| open(errno.into()))?;
+    }
     let planned = (plan.per_sec * plan.time.as_secs_f64()).max(1.0) as u64;
     let ended = AtomicBool::new(false);
     thread::scope(|scope| {
-        let counter = scope.spawn(|| run.receive(&far, planned, &ended));
+        let counter = scope.spawn(|| match plan.trains {
+            true => run.receive_trains(&far, planned, &ended),
+            false => run.receive(&far, planned, &ended),
+        });
         let start = Instant::now();
-        let sent = run.send(&near, planned, plan);
+        let sent = if plan.trains { run.send_trains(&near, planned, plan) } else { run.send(&near, planned, plan) };
         let elapsed = start.elapsed();
         ended.store(true, Ordering::Relaxed);
         let received = counter.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
@@ -287,6 +306,67 @@ impl Run {
         }
     }
 
+    /// As [`Run::send`], each burst as one message.
+    fn send_trains(self, socket: &UdpSocket, planned: u64, plan: &RatePlan) -> Result<u64, TrafficError> {
+        // What fits one message, and the kernel's limit on its parts.
+        let burst_max = (TRAIN_BYTES_MAX / self.payload_bytes).min(BURST);
+        let mut train = self.template().repeat(burst_max);
+        let start = Instant::now();
+        let mut sent = 0;
+        while sent < planned && start.elapsed() < plan.time {
+            let due = (start.elapsed().as_secs_f64() * plan.per_sec) as u64 + 1;
+            let burst = due.min(planned).saturating_sub(sent).min(burst_max as u64) as usize;
+            if burst == 0 {
+                thread::sleep(NAP);
+                continue;
+            }
+            for (number, datagram) in (sent..).zip(train.chunks_mut(self.payload_bytes).take(burst)) {
+                datagram[8..HEAD_BYTES].copy_from_slice(&number.to_le_bytes());
+            }
+            match socket.send(&train[..burst * self.payload_bytes]) {
+                Ok(_) => sent += burst as u64,
+                Err(error) => match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
+                    // As above.
+                    Errno::ENOBUFS | Errno::EAGAIN => sent += burst as u64,
+                    Errno::EINTR => {}
+                    _ => return Err(TrafficError::socket("send over UDP", error)),
+                },
+            }
+        }
+        Ok(sent)
+    }
+
+    /// As [`Run::receive`], with datagrams merged by the kernel.
+    fn receive_trains(self, socket: &UdpSocket, planned: u64, ended: &AtomicBool) -> Result<u64, TrafficError> {
+        let template = self.template();
+        let mut seen = Seen::new(planned);
+        let mut buffer = vec![0_u8; 1 << 16];
+        let mut control = nix::cmsg_space!(i32);
+        loop {
+            let mut slices = [IoSliceMut::new(&mut buffer)];
+            let outcome =
+                recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut slices, Some(&mut control), MsgFlags::empty());
+            let (bytes, segment) = match outcome {
+                Ok(message) => {
+                    let merged = message.cmsgs().into_iter().flatten().find_map(|message| match message {
+                        ControlMessageOwned::UdpGroSegments(bytes) => usize::try_from(bytes).ok(),
+                        _ => None,
+                    });
+                    (message.bytes, merged.unwrap_or(message.bytes))
+                }
+                Err(Errno::EAGAIN) if ended.load(Ordering::Relaxed) => return Ok(seen.count),
+                Err(Errno::EAGAIN | Errno::EINTR) => continue,
+                Err(errno) => return Err(TrafficError::Socket { what: "receive over UDP", source: errno.into() }),
+            };
+            for datagram in buffer[..bytes].chunks(segment.max(1)) {
+                let number = self.check(&template, datagram).ok_or(TrafficError::CorruptDatagram)?;
+                if !seen.mark(number) {
+                    return Err(TrafficError::CorruptDatagram);
+                }
+            }
+        }
+    }
+
     /// The number of a datagram, if it is one of this run and intact.
     fn check(self, template: &[u8], datagram: &[u8]) -> Option<u64> {
         let intact = datagram.len() == template.len()
@@ -332,9 +412,11 @@ mod tests {
         }
         let lab = Lab::build(LabOptions::default()).unwrap();
         let (a, b) = (lab.nodes()[0].end(false), lab.nodes()[1].end(false));
-        let plan = RatePlan { payload_bytes: 64, per_sec: 5_000.0, time: Duration::from_millis(300) };
-        let report = rate(&a, &b, &plan).unwrap();
-        assert!(report.sent > 0 && report.received == report.sent && report.loss() == 0.0, "{report:?}");
+        for trains in [false, true] {
+            let plan = RatePlan { payload_bytes: 64, per_sec: 5_000.0, time: Duration::from_millis(300), trains };
+            let report = rate(&a, &b, &plan).unwrap();
+            assert!(report.sent > 0 && report.received == report.sent && report.loss() == 0.0, "{report:?}");
+        }
     }
 
     #[test]
