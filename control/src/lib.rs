@@ -10,11 +10,14 @@ pub mod demo;
 pub mod firewall;
 mod flags;
 pub mod host;
+pub mod ipam;
 pub mod ipc;
 pub mod lab;
 mod log_budget;
 pub mod node;
+mod private_file;
 mod socket_file;
+pub mod state;
 #[cfg(test)]
 mod temp_dir;
 pub mod uapi;

@@ -55,13 +55,22 @@ impl Place {
         self.directory.join(format!("{}.sock", self.number))
     }
 
-    /// Starts a daemon here and has it bring up the overlay.
-    fn start(&self, keeper: &Keeper) -> Daemon {
+    /// Starts a daemon here.
+    fn launch(&self, keeper: &Keeper) -> Process {
         let mut command = Command::new(GINNELD);
         command.arg("--data-dir").arg(self.directory.join(format!("{}.data", self.number)));
         command.arg("--socket").arg(self.socket()).env_remove("RUST_LOG");
         let log = self.directory.join(format!("{}.log", self.number));
-        let process = keeper.start(&self.node.netns, &mut command, &log).expect("the daemon starts");
+        keeper.start(&self.node.netns, &mut command, &log).expect("the daemon starts")
+    }
+
+    /// Starts a daemon here and has it bring up the overlay.
+    fn start(&self, keeper: &Keeper) -> Daemon {
+        self.drive(self.launch(keeper))
+    }
+
+    /// Has a daemon bring up the overlay.
+    fn drive(&self, process: Process) -> Daemon {
         let mut orchestrator = Orchestrator::connect(&self.socket(), PATIENCE).expect("the daemon answers");
         let overlay = Overlay {
             deployment: "test".into(),
@@ -124,6 +133,13 @@ impl Stage {
         wait_reachable(&a, &b, PATIENCE).expect("they talk");
     }
 
+    /// The same while interface, address and route come one after the other.
+    #[track_caller]
+    fn until_connected(&self) {
+        let [a, b] = [0, 1].map(|at| self.places[at].end());
+        until("the overlay is there again", || wait_reachable(&a, &b, Duration::from_secs(1)).is_ok());
+    }
+
     #[track_caller]
     fn transfer(&self) {
         let [a, b] = [0, 1].map(|at| self.places[at].end());
@@ -161,10 +177,13 @@ fn a_killed_daemon_comes_back_as_who_it_was() {
         for _ in 0..3 {
             a.signal(Signal::SIGKILL);
             until("the daemon is gone", || a.process.ended().is_some());
-            let mut again = stage.places[0].start(&stage.keeper);
+            // Nobody tells it anything.
+            let process = stage.places[0].launch(&stage.keeper);
+            stage.until_connected();
+            stage.transfer();
+            let mut again = stage.places[0].drive(process);
             assert_eq!((&again.public_key, &again.interface), (&a.public_key, &a.interface));
             again.meet(&b);
-            stage.wait_connected();
             stage.transfer();
             a = again;
         }
@@ -180,9 +199,7 @@ fn a_removed_interface_is_made_again() {
         for _ in 0..3 {
             let deleted = netns.configure(async |netlink| netlink.delete_link_named(&a.interface).await);
             assert!(deleted.expect("it can be deleted"));
-            // Interface, address and route come one after the other.
-            let [near, far] = [0, 1].map(|at| stage.places[at].end());
-            until("the overlay is there again", || wait_reachable(&near, &far, Duration::from_secs(1)).is_ok());
+            stage.until_connected();
             stage.transfer();
         }
     });

@@ -131,6 +131,12 @@ impl PresharedKey {
         decode_hex(text).map(Self::new)
     }
 
+    /// The base64 form: handle it as the secret it is.
+    #[must_use]
+    pub fn to_base64(&self) -> String {
+        STANDARD.encode(self.0)
+    }
+
     /// The hexadecimal form: handle it as the secret it is.
     #[must_use]
     pub fn to_hex(&self) -> String {

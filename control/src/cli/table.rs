@@ -168,6 +168,7 @@ pub(super) mod tests {
                     last_handshake_unix_secs: 1_700_000_000,
                     rx_bytes: Some(1536),
                     tx_bytes: Some(5 << 30),
+                    healthy: Some(true),
                 },
                 PeerStatus {
                     public_key: "odd".into(),
@@ -176,6 +177,7 @@ pub(super) mod tests {
                     last_handshake_unix_secs: 0,
                     rx_bytes: None,
                     tx_bytes: None,
+                    healthy: None,
                 },
             ],
             dedicated_services: vec![DedicatedServiceStatus {

@@ -1,6 +1,6 @@
 //! One daemon per state directory, for as long as it lives: the kernel drops the lock with the process, however it ends.
 
-use crate::node::make_private_dir;
+use crate::private_file::make_private_dir;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{File, OpenOptions};

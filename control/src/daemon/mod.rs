@@ -1,12 +1,12 @@
 //! The process: what it is started with, what it holds while it runs, and how it ends.
 //!
-//! Order of the start: flags, log, state directory and its lock, runtime, signals, netlink, socket. Everything that can be
-//! wrong with the surroundings is found before the socket is there, so a client that can connect can also be served. Then
-//! the service manager is told, if one waits.
+//! Order of the start: flags, log, state directory and its lock, runtime, signals, netlink, socket, and then everything
+//! that was up before. The socket is made before that, so that a second daemon stops before it touches anything; whoever
+//! connects is served once all is up. Then the service manager is told, if one waits.
 //!
-//! The end is the same for SIGTERM, SIGINT and the `shutdown` request: no new requests, take the overlay down, exit 0.
-//! Taking down has a deadline, after which the process exits anyway; the kernel removes its interfaces then. A second
-//! signal ends the wait at once.
+//! The end is the same for SIGTERM, SIGINT and the `shutdown` request: no new requests, take everything down, exit 0. A
+//! signal leaves on disk what the next start makes again, the request does not. Taking down has a deadline, after which
+//! the process exits anyway; the kernel removes its interfaces then. A second signal ends the wait at once.
 
 mod args;
 mod build_id;
@@ -26,14 +26,14 @@ use crate::host::{HostError, Netlink};
 use crate::ipc::server::{Limits, serve};
 use crate::ipc::socket::{BindError, BoundSocket};
 use crate::ipc::stop::Stop;
-use crate::node::{DeviceMaker, Host, KernelDevices, KeyStore, Node, Tuning};
+use crate::node::{DeviceMaker, Host, KernelDevices, Node, NodeOptions, Tuning};
+use crate::state::StoreError;
 use lock::{InstanceLock, LockError};
 use notify::Notifier;
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -55,6 +55,8 @@ enum DaemonError {
     Bind(#[from] BindError),
     #[error(transparent)]
     Host(#[from] HostError),
+    #[error(transparent)]
+    State(#[from] StoreError),
     #[error("cannot start: {0}")]
     Runtime(io::Error),
 }
@@ -63,6 +65,8 @@ enum DaemonError {
 #[derive(Clone, Debug)]
 struct Config {
     state_dir: PathBuf,
+    /// Where the replaced daemon would look for its record.
+    marker_dir: Option<PathBuf>,
     socket: PathBuf,
     uapi_dir: PathBuf,
     group: &'static str,
@@ -107,10 +111,11 @@ impl Config {
         let data_dir = args.data_dir.clone().unwrap_or_else(|| system.data_dir(surroundings));
         Self {
             state_dir: system.state_dir(&data_dir),
+            marker_dir: (system == System::Zlayer).then(|| data_dir.clone()),
             socket: args.socket.clone().unwrap_or_else(|| system.socket(&data_dir, surroundings)),
             uapi_dir: args.uapi_dir.clone().unwrap_or_else(|| system.uapi_dir(&data_dir, surroundings)),
             group: system.group(),
-            tuning: Tuning { workers: args.workers, offloads_off: args.offload_off.clone() },
+            tuning: Tuning { workers: args.workers, offloads_off: args.offload_off.clone(), ..Tuning::default() },
             teardown_time: TEARDOWN_TIME,
         }
     }
@@ -140,9 +145,20 @@ async fn live<M: DeviceMaker, H: Host>(
     open_host: impl FnOnce() -> Result<H, HostError>,
 ) -> Result<(), DaemonError> {
     let mut signals = Signals::new().map_err(DaemonError::Runtime)?;
-    let node = Node::new(maker, open_host()?, KeyStore::new(&config.state_dir), config.tuning.clone());
-    let node = Arc::new(node);
+    let host = open_host()?;
     let socket = BoundSocket::bind(&config.socket, Some(config.group))?;
+    let options = NodeOptions {
+        marker_dir: config.marker_dir.clone(),
+        tuning: config.tuning.clone(),
+        ..NodeOptions::new(&config.state_dir)
+    };
+    let node = tokio::select! {
+        node = Node::open(maker, host, options) => node?,
+        name = signals.next() => {
+            tracing::info!(name, "told to end before everything was up");
+            return Ok(());
+        }
+    };
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(socket = %socket.path().display(), state = %config.state_dir.display(), version, "ready");
     let notifier = Notifier::of_process();
@@ -155,9 +171,9 @@ async fn live<M: DeviceMaker, H: Host>(
     notifier.stopping();
     drop(socket);
     tokio::select! {
-        done = tokio::time::timeout(config.teardown_time, node.overlay().shut_down()) => match done {
+        done = tokio::time::timeout(config.teardown_time, node.stop()) => match done {
             Ok(()) => tracing::info!("done"),
-            Err(_) => tracing::error!("the overlay was not down in time; leaving the rest to the kernel"),
+            Err(_) => tracing::error!("not everything was down in time; leaving the rest to the kernel"),
         },
         name = signals.next() => tracing::warn!(name, "not waiting any longer"),
     }

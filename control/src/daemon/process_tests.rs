@@ -55,6 +55,7 @@ impl Drop for Process {
 fn config(dir: &Path) -> Config {
     Config {
         state_dir: dir.join("state"),
+        marker_dir: None,
         socket: dir.join("s"),
         uapi_dir: dir.join("wireguard"),
         group: "a-group-nobody-has",

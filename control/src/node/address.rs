@@ -7,6 +7,7 @@
 use super::error::NodeError;
 use super::name::interface_name;
 use crate::host::check_name;
+use crate::ipam::first_behind_base;
 use crate::ipc::wire::SetupGlobalOverlay;
 use ipnet::{IpNet, Ipv4Net};
 use std::net::{IpAddr, Ipv4Addr};
@@ -72,14 +73,6 @@ fn network(text: &str) -> Result<IpNet, String> {
     let text = text.trim();
     let parsed = text.parse::<IpNet>().or_else(|error| text.parse::<IpAddr>().map(IpNet::from).map_err(|_| error));
     parsed.map(|net| net.trunc()).map_err(|error| error.to_string())
-}
-
-fn first_behind_base(net: IpNet) -> Option<IpAddr> {
-    let address = match net.network() {
-        IpAddr::V4(base) => IpAddr::V4(u32::from(base).checked_add(1)?.into()),
-        IpAddr::V6(base) => IpAddr::V6(u128::from(base).checked_add(1)?.into()),
-    };
-    net.contains(&address).then_some(address)
 }
 
 #[cfg(test)]

@@ -5,79 +5,85 @@
 
 use super::device::DeviceMaker;
 use super::error::NodeError;
+use super::global::Cluster;
 use super::host::Host;
 use super::key_store::KeyStore;
-use super::overlay::{GlobalOverlay, Tuning};
-use super::settings::Settings;
+use super::kit::Kit;
+use super::orders::Orders;
+use super::overlay::Overlay;
+use super::services::Services;
 use super::status;
+use crate::ipam::AddressBook;
 use crate::ipc::server::{Caller, Handler};
 use crate::ipc::wire::{AttachHandle, NatStatus, PeerScope, Request, Response, SetupGlobalOverlay, StatusSnapshot};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use crate::state::Marker;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, RwLock};
 
 /// Everything a daemon knows and does, without its process and its socket.
 pub struct Node<M, H> {
-    overlay: Arc<GlobalOverlay<M, H>>,
-    settings: Mutex<Settings>,
-    boot_id: String,
+    pub(super) kit: Arc<Kit<M, H>>,
+    pub(super) keys: KeyStore,
+    pub(super) overlay: Arc<Overlay<M, H>>,
+    pub(super) cluster: RwLock<Cluster>,
+    pub(super) services: Services<M, H>,
+    pub(super) addresses: Mutex<AddressBook>,
+    pub(super) marker: Option<tokio::sync::Mutex<Marker>>,
+    /// Changes of a service wait for each other.
+    pub(super) orders: Orders,
+    pub(super) settings_order: tokio::sync::Mutex<()>,
+    pub(super) names_order: tokio::sync::Mutex<()>,
+    /// Every change holds it for reading; whoever ends the node, for writing.
+    pub(super) gate: tokio::sync::RwLock<()>,
+    pub(super) stopping: AtomicBool,
+    pub(super) boot_id: String,
 }
 
 impl<M: DeviceMaker, H: Host> Node<M, H> {
-    /// A node with nothing set up. `keys` holds its identity.
-    pub fn new(maker: M, host: H, keys: KeyStore, tuning: Tuning) -> Self {
-        Self {
-            overlay: Arc::new(GlobalOverlay::new(maker, host, keys, tuning)),
-            settings: Mutex::default(),
-            boot_id: format!("{:032x}", rand::random::<u128>()),
-        }
-    }
-
     /// The global overlay.
-    pub fn overlay(&self) -> &GlobalOverlay<M, H> {
+    pub fn overlay(&self) -> &Overlay<M, H> {
         &self.overlay
     }
 
     async fn carry_out(&self, request: Request) -> Result<Response, NodeError> {
+        let _gate = match &request {
+            Request::Status | Request::NatStatus | Request::Shutdown => None,
+            _ => Some(self.enter().await?),
+        };
         let not_there = |op, missing| Err(NodeError::NotThere { op, missing });
         let op = request.op();
         match request {
             Request::SetLocalNodeId { node_id } => {
-                self.settings().node_id = Some(node_id);
-                Ok(Response::Ok)
+                done(self.tell_settings(|settings| settings.node_id = Some(node_id)).await)
             }
             Request::SetLocalWgPubkey { pubkey } => {
-                let mut settings = self.settings();
-                settings.advertised_key = Some(pubkey);
-                settings.check_advertised(self.overlay.public_key());
-                Ok(Response::Ok)
+                done(self.tell_settings(|settings| settings.advertised_key = Some(pubkey)).await)
             }
             Request::SetupGlobalOverlay(setup) => self.set_up(&setup).await,
-            Request::TeardownGlobalOverlay => done(self.overlay.tear_down().await),
-            Request::AddPeer(add) => match add.scope {
-                PeerScope::Global => done(self.overlay.add_peer(&add.peer).await),
-                PeerScope::Service { service } => {
+            Request::TeardownGlobalOverlay => done(self.tear_down_global().await),
+            Request::SetupServiceOverlay { service, mode } => {
+                Ok(Response::ServiceOverlay(self.set_up_service(&service, mode).await?))
+            }
+            Request::TeardownServiceOverlay { service } => done(self.tear_down_service(&service).await),
+            Request::AllocateIp { service, .. } => Ok(Response::Ip { ip: self.allocate_ip(&service).await? }),
+            Request::ReleaseIp { ip } => done(self.release_ip(ip).await),
+            Request::AddPeer(add) => match self.overlay_in(add.scope) {
+                Ok(overlay) => done(overlay.add_peer(&add.peer).await),
+                Err(error) => {
                     // The contract looks at the endpoint before the scope.
                     super::endpoint::resolve(&add.peer.endpoint).await?;
-                    Err(NodeError::NoServiceOverlay(service))
+                    Err(error)
                 }
             },
-            Request::RemovePeer { pubkey, scope } => {
-                global(scope)?;
-                done(self.overlay.remove_peer(&pubkey).await)
-            }
+            Request::RemovePeer { pubkey, scope } => done(self.overlay_in(scope)?.remove_peer(&pubkey).await),
             Request::AddAllowedIp { pubkey, cidr, scope } => {
-                global(scope)?;
-                done(self.overlay.add_allowed_ip(&pubkey, &cidr).await)
+                done(self.overlay_in(scope)?.add_allowed_ip(&pubkey, &cidr).await)
             }
             Request::RemoveAllowedIp { pubkey, cidr, scope } => {
-                global(scope)?;
-                done(self.overlay.remove_allowed_ip(&pubkey, &cidr).await)
+                done(self.overlay_in(scope)?.remove_allowed_ip(&pubkey, &cidr).await)
             }
-            Request::Status => Ok(Response::Status(Box::new(self.status().await))),
-            Request::NatStatus => Ok(Response::NatStatus(NatStatus::default())),
-            Request::Shutdown => {
-                self.overlay.shut_down().await;
-                Ok(Response::Ok)
-            }
+            Request::RegisterDns { name, ip } => done(self.register_name(&name, ip).await),
+            Request::UnregisterDns { name } => done(self.unregister_name(&name).await),
             Request::AttachContainer(attach) => match attach.handle {
                 AttachHandle::WindowsContainer { .. } if !cfg!(windows) => {
                     Err(NodeError::OtherSystem("WindowsContainer attach is only supported on Windows"))
@@ -85,11 +91,6 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
                 _ => not_there(op, "attachments"),
             },
             Request::DetachContainer { .. } => not_there(op, "attachments"),
-            Request::SetupServiceOverlay { .. } | Request::TeardownServiceOverlay { .. } => {
-                not_there(op, "service overlays")
-            }
-            Request::AllocateIp { .. } | Request::ReleaseIp { .. } => not_there(op, "address pools"),
-            Request::RegisterDns { .. } | Request::UnregisterDns { .. } => not_there(op, "name service"),
             Request::WriteScopedResolver { .. } | Request::RemoveScopedResolver { .. }
                 if !cfg!(target_os = "macos") =>
             {
@@ -100,12 +101,15 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             }
             Request::PruneOrphanBridges { .. } => not_there(op, "bridges"),
             Request::NatTick => not_there(op, "NAT traversal"),
+            Request::Status => Ok(Response::Status(Box::new(self.status().await))),
+            Request::NatStatus => Ok(Response::NatStatus(NatStatus::default())),
+            Request::Shutdown => done(self.shut_down().await),
         }
     }
 
     async fn set_up(&self, setup: &SetupGlobalOverlay) -> Result<Response, NodeError> {
-        let name = self.overlay.set_up(setup).await?;
-        self.settings().check_advertised(self.overlay.public_key());
+        let name = self.set_up_global(setup).await?;
+        self.check_advertised();
         if setup.nat.as_ref().is_none_or(|nat| nat.enabled) {
             tracing::info!("this version has no NAT traversal: peers are reached at their endpoints only");
         }
@@ -113,17 +117,19 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
     }
 
     async fn status(&self) -> StatusSnapshot {
-        let overlay = status::snapshot(&self.overlay).await;
         StatusSnapshot {
             boot_id: Some(self.boot_id.clone()),
             version: Some(env!("CARGO_PKG_VERSION").to_owned()),
             node_id: self.settings().node_id,
-            ..overlay
+            ..status::snapshot(self).await
         }
     }
 
-    fn settings(&self) -> MutexGuard<'_, Settings> {
-        self.settings.lock().unwrap_or_else(PoisonError::into_inner)
+    fn overlay_in(&self, scope: PeerScope) -> Result<Arc<Overlay<M, H>>, NodeError> {
+        match scope {
+            PeerScope::Global => Ok(self.overlay.clone()),
+            PeerScope::Service { service } => self.service_overlay(&service),
+        }
     }
 }
 
@@ -147,12 +153,4 @@ impl<M: DeviceMaker, H: Host> Handler for Node<M, H> {
 
 fn done(result: Result<(), NodeError>) -> Result<Response, NodeError> {
     result.map(|()| Response::Ok)
-}
-
-/// Services have no devices of their own in this version.
-fn global(scope: PeerScope) -> Result<(), NodeError> {
-    match scope {
-        PeerScope::Global => Ok(()),
-        PeerScope::Service { service } => Err(NodeError::NoServiceOverlay(service)),
-    }
 }

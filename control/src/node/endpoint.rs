@@ -20,7 +20,8 @@ pub(super) async fn resolve(text: &str) -> Result<Option<SocketAddr>, NodeError>
     let bad = |reason: String| NodeError::Endpoint { endpoint: text.to_owned(), reason };
     let address = match parse(text).map_err(|reason| bad(reason.into()))? {
         Parsed::Address(address) => address,
-        Parsed::Name(name, port) => lookup(name, port).await.map_err(bad)?,
+        // The resolver's order is the host's preference of families (RFC 6724).
+        Parsed::Name(name, port) => lookup(name, port).await.map_err(bad)?[0],
     };
     match (address.ip().is_unspecified(), address.port()) {
         (true, 0) => Ok(None),
@@ -57,15 +58,26 @@ fn parse(text: &str) -> Result<Parsed<'_>, &'static str> {
     }
 }
 
-async fn lookup(name: &str, port: u16) -> Result<SocketAddr, String> {
+/// All addresses that an endpoint which was accepted once leads to now; none where that cannot be told.
+pub(super) async fn places(text: &str) -> Vec<SocketAddr> {
+    match parse(text) {
+        Ok(Parsed::Address(address)) => vec![address],
+        Ok(Parsed::Name(name, port)) => {
+            lookup(name, port).await.inspect_err(|reason| tracing::debug!(name, reason)).unwrap_or_default()
+        }
+        Err(_) => Vec::new(),
+    }
+}
+
+/// The addresses of a name, at least one.
+async fn lookup(name: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
     let found = tokio::time::timeout(LOOKUP_TIME, tokio::net::lookup_host((name, port))).await;
-    let mut addresses = match found {
-        Ok(Ok(addresses)) => addresses,
+    let addresses: Vec<_> = match found {
+        Ok(Ok(addresses)) => addresses.collect(),
         Ok(Err(error)) => return Err(format!("the name cannot be resolved: {error}")),
         Err(_) => return Err(format!("the name was not resolved within {} s", LOOKUP_TIME.as_secs())),
     };
-    // The resolver's order is the host's preference of families (RFC 6724).
-    addresses.next().ok_or_else(|| "the name has no address".to_owned())
+    if addresses.is_empty() { Err("the name has no address".to_owned()) } else { Ok(addresses) }
 }
 
 #[cfg(test)]
@@ -80,6 +92,14 @@ mod tests {
         assert_eq!(resolve("[::]:0").await.unwrap(), None);
         let local = resolve("localhost:51420").await.unwrap().unwrap();
         assert!(local.ip().is_loopback() && local.port() == 51420);
+    }
+
+    #[tokio::test]
+    async fn places_of_what_was_accepted() {
+        assert_eq!(places("192.0.2.50:7").await, ["192.0.2.50:7".parse().unwrap()]);
+        let local = places("localhost:7").await;
+        assert!(!local.is_empty() && local.iter().all(|place| place.ip().is_loopback() && place.port() == 7));
+        assert!(places("no-such-name.invalid:7").await.is_empty());
     }
 
     #[tokio::test]

@@ -6,7 +6,11 @@
 use super::device::SlotError;
 use super::key_store::KeyStoreError;
 use crate::host::HostError;
+use crate::ipam::{PoolError, ReleaseError, SubnetError};
 use crate::ipc::wire::Response;
+use crate::state::{MarkerError, Scope, StoreError};
+use ipnet::IpNet;
+use std::net::IpAddr;
 
 /// Why a request was not carried out. Nothing has changed then.
 #[derive(Debug, thiserror::Error)]
@@ -68,14 +72,111 @@ pub enum NodeError {
     #[error("overlay engine error: Failed to generate keys: {0}")]
     Keys(#[from] KeyStoreError),
     /// The device cannot be made.
-    #[error("overlay engine error: Failed to create global overlay: {0}")]
-    Create(SlotError),
+    #[error("overlay engine error: Failed to create {}: {source}", title(scope))]
+    Create {
+        /// Of which overlay.
+        scope: Scope,
+        /// Why.
+        source: SlotError,
+    },
     /// The device cannot be given its settings.
-    #[error("overlay engine error: Failed to configure global overlay: {0}")]
-    ConfigureDevice(SlotError),
-    /// The interface cannot be given its address or route.
-    #[error("overlay engine error: Failed to configure global overlay: {0}")]
-    ConfigureHost(#[from] HostError),
+    #[error("overlay engine error: Failed to configure {}: {source}", title(scope))]
+    ConfigureDevice {
+        /// Of which overlay.
+        scope: Scope,
+        /// Why.
+        source: SlotError,
+    },
+    /// The interface cannot be given its address or routes.
+    #[error("overlay engine error: Failed to configure {}: {source}", title(scope))]
+    ConfigureHost {
+        /// Of which overlay.
+        scope: Scope,
+        /// Why.
+        source: HostError,
+    },
+    /// The change cannot be brought to disk.
+    #[error("overlay engine error: {0}")]
+    Store(#[from] StoreError),
+    /// The record for the replaced daemon cannot be read or written.
+    #[error("overlay engine error: {0}")]
+    Marker(#[from] MarkerError),
+    /// The name of a service is unusable.
+    #[error("invalid service name {service:?}: {reason}")]
+    ServiceName {
+        /// As it came.
+        service: String,
+        /// Why.
+        reason: &'static str,
+    },
+    /// A service cannot get a subnet.
+    #[error("overlay engine error: no subnet for service {service}: {source}")]
+    Subnet {
+        /// The service.
+        service: String,
+        /// Why.
+        source: SubnetError,
+    },
+    /// No UDP port is left for another dedicated overlay.
+    #[error("dedicated-overlay port band exhausted ({first}..={last}, {} ports): tear a dedicated service down, or stop the programs that have these ports", last - first + 1)]
+    Ports {
+        /// The first port.
+        first: u16,
+        /// The last.
+        last: u16,
+    },
+    /// The bridge of a service cannot be made.
+    #[error("overlay engine error: create_bridge({bridge}) failed: {source}")]
+    Bridge {
+        /// Its name.
+        bridge: String,
+        /// Why.
+        source: HostError,
+    },
+    /// A service that is in use was to change its mode.
+    #[error("service {service} is up in another mode and has workloads: detach them or tear it down first")]
+    ServiceInUse {
+        /// The service.
+        service: String,
+    },
+    /// The node would get an address that a service has.
+    #[error(
+        "the address of the node would be in {subnet}, which is the subnet of a service: tear that service down first, or use another slice"
+    )]
+    NodeInSubnet {
+        /// The subnet.
+        subnet: IpNet,
+    },
+    /// No address is left.
+    #[error("overlay engine error: {0}")]
+    Pool(#[from] PoolError),
+    /// Whoever released an address does not have it.
+    #[error("{0}")]
+    Release(#[from] ReleaseError),
+    /// An address of a workload was to be released by itself.
+    #[error("{ip} is the address of {owner}: detach that, its addresses go with it")]
+    LeaseOfOther {
+        /// The address.
+        ip: IpAddr,
+        /// Whose it is.
+        owner: String,
+    },
+    /// Not a name.
+    #[error("invalid DNS name {name:?}: {reason}")]
+    DnsName {
+        /// As it came.
+        name: String,
+        /// Why.
+        reason: &'static str,
+    },
+    /// More than is kept of something.
+    #[error("there are {max} {what} already: remove some first")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many.
+        max: usize,
+    },
     /// A change of a peer failed.
     #[error("overlay engine error: {op} failed: {reason}")]
     Peer {
@@ -98,6 +199,14 @@ pub enum NodeError {
     /// The daemon is on its way out.
     #[error("the daemon is shutting down: connect again once it is back")]
     Stopping,
+}
+
+/// An overlay in the words of the published catalogue.
+fn title(scope: &Scope) -> String {
+    match scope {
+        Scope::Global => "global overlay".to_owned(),
+        Scope::Service(service) => format!("dedicated overlay for {service}"),
+    }
 }
 
 impl From<NodeError> for Response {

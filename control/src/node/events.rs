@@ -17,19 +17,22 @@ use std::time::{Duration, Instant};
 /// in two minutes.
 const LINES_A_MINUTE: u32 = 10;
 
-/// Hears `events` to their end, then calls `on_end`. Counts the datagrams that are not WireGuard in `diverted`.
+/// Hears `events` to their end, then calls `on_end`. Counts the datagrams that are not WireGuard in `diverted`, and shows
+/// each event to `hear` first.
 ///
 /// # Errors
 /// Where the system has no thread left.
 pub(super) fn listen(
     events: Receiver<Event>,
     diverted: Arc<AtomicU64>,
+    hear: impl Fn(&Event) + Send + 'static,
     on_end: impl FnOnce() + Send + 'static,
 ) -> io::Result<()> {
     let mut listener =
         Listener { diverted, completed: budget(), moved: budget(), abandoned: budget(), strange: budget() };
     let work = move || {
         for event in events {
+            hear(&event);
             if !listener.hear(event, Instant::now()) {
                 break;
             }

@@ -10,6 +10,7 @@ use ginnel_engine::key::{PrivateKey, PublicKey};
 use ginnel_engine::port::{Offload, OffloadState};
 use ipnet::IpNet;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
@@ -39,6 +40,8 @@ pub(crate) struct World {
     pub(crate) handshakes: BTreeMap<PublicKey, SystemTime>,
     /// Peers that roamed.
     pub(crate) roamed: BTreeMap<PublicKey, std::net::SocketAddr>,
+    /// The bridges there are: address and MTU.
+    pub(crate) bridges: BTreeMap<String, (IpNet, u16)>,
 }
 
 /// An interface, as the kernel would show it.
@@ -50,6 +53,8 @@ pub(crate) struct Link {
     pub(crate) private_key: Option<PrivateKey>,
     pub(crate) port: u16,
     pub(crate) peers: Vec<PeerState>,
+    /// Routes, and the source of packets along them.
+    pub(crate) routes: BTreeMap<IpNet, IpAddr>,
     /// Somebody else than the node changed it.
     changed: bool,
     events: Option<SyncSender<Event>>,
@@ -109,6 +114,14 @@ impl Lab {
 
     /// Whether to fail this call.
     fn host_call(&self, call: &'static str, interface: &str) -> Result<(), HostError> {
+        self.may_fail(call)?;
+        match self.world().links.contains_key(interface) {
+            true => Ok(()),
+            false => Err(HostError::NotFound { what: format!("find link {interface}") }),
+        }
+    }
+
+    fn may_fail(&self, call: &'static str) -> Result<(), HostError> {
         let mut world = self.world();
         if let Some((name, left)) = &mut world.fail
             && *name == call
@@ -119,10 +132,7 @@ impl Lab {
             }
             *left -= 1;
         }
-        match world.links.contains_key(interface) {
-            true => Ok(()),
-            false => Err(HostError::NotFound { what: format!("find link {interface}") }),
-        }
+        Ok(())
     }
 
     fn with_link(&self, interface: &str, work: impl FnOnce(&mut Link)) {
@@ -171,7 +181,10 @@ impl OverlayDevice for FakeDevice {
 
     fn apply(&self, update: DeviceUpdate) -> Result<(), DeviceError> {
         let mut world = self.lab.world();
-        if let Some(port) = update.listen_port.filter(|port| world.taken_ports.contains(port)) {
+        let others =
+            |port: &u16| world.links.iter().any(|(name, link)| link.port == *port && *name != self.options.name);
+        let taken = |port: &u16| *port != 0 && (world.taken_ports.contains(port) || others(port));
+        if let Some(port) = update.listen_port.filter(taken) {
             return Err(DeviceError::PortTaken { port });
         }
         world.updates.push(update.clone());
@@ -304,5 +317,38 @@ impl Host for Lab {
         self.host_call("set_up", interface)?;
         self.with_link(interface, |link| link.up = true);
         Ok(())
+    }
+    async fn add_route(&self, interface: &str, prefix: IpNet, source: IpAddr) -> Result<(), HostError> {
+        self.host_call("add_route", interface)?;
+        self.with_link(interface, |link| {
+            link.routes.insert(prefix, source);
+        });
+        Ok(())
+    }
+
+    async fn remove_route(&self, interface: &str, prefix: IpNet) -> Result<(), HostError> {
+        self.host_call("remove_route", interface)?;
+        self.with_link(interface, |link| {
+            link.routes.remove(&prefix);
+        });
+        Ok(())
+    }
+
+    async fn ensure_bridge(&self, bridge: &str, gateway: IpNet, mtu: u16) -> Result<(), HostError> {
+        self.may_fail("ensure_bridge")?;
+        self.world().bridges.insert(bridge.to_owned(), (gateway, mtu));
+        Ok(())
+    }
+
+    async fn remove_bridge(&self, bridge: &str) -> Result<(), HostError> {
+        self.may_fail("remove_bridge")?;
+        self.world().bridges.remove(bridge);
+        Ok(())
+    }
+
+    async fn sweep_bridges(&self, keep: &[String]) -> Result<Vec<String>, HostError> {
+        self.may_fail("sweep_bridges")?;
+        let mut world = self.world();
+        Ok(world.bridges.extract_if(.., |name, _| !keep.contains(name)).map(|(name, _)| name).collect())
     }
 }

@@ -4,13 +4,14 @@
 //! is never overwritten: a file that holds no key is an error for a person to look at, since a new key would cut the node
 //! off from every peer that knows the old one.
 
+use crate::private_file::{self, make_private_dir};
 use ginnel_engine::key::PrivateKey;
 use nix::fcntl::OFlag;
 use rand::TryRng;
 use rand::rngs::SysRng;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
@@ -28,6 +29,11 @@ pub enum KeyStoreError {
         "{0} does not hold a WireGuard private key: restore it from a backup, or remove it to start with a new identity, which every peer must then be told"
     )]
     Corrupt(PathBuf),
+    /// The key of a service is stored as something that is none.
+    #[error(
+        "the state journal does not hold a WireGuard private key for this service: tear it down and set it up again"
+    )]
+    Stored,
     /// The system has no random numbers.
     #[error("the system gives no random numbers: {0}")]
     Random(String),
@@ -75,36 +81,8 @@ impl KeyStore {
 
     fn write(&self, path: &Path, key: &PrivateKey) -> Result<(), KeyStoreError> {
         make_private_dir(&self.dir).map_err(failed("make the directory", &self.dir))?;
-        let staged = path.with_extension("key.new");
-        // What an earlier crash left here never became the identity.
-        match fs::remove_file(&staged) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("remove", &staged)(error)),
-            _ => {}
-        }
         let text = Zeroizing::new(format!("{}\n", *Zeroizing::new(key.to_base64())));
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&staged)
-            .map_err(failed("create", &staged))?;
-        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed("write", &staged))?;
-        fs::rename(&staged, path).map_err(failed("move into place", path))?;
-        File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(failed("sync the directory", &self.dir))
-    }
-}
-
-/// Makes `dir` and its missing parents; `dir` itself, if it is made here, for its owner only.
-///
-/// # Errors
-/// What the system says.
-pub(crate) fn make_private_dir(dir: &Path) -> io::Result<()> {
-    if let Some(parent) = dir.parent() {
-        fs::create_dir_all(parent)?;
-    }
-    match fs::DirBuilder::new().mode(0o700).create(dir) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
-        made => made,
+        private_file::replace(path, text.as_bytes()).map_err(failed("write", path))
     }
 }
 
@@ -135,7 +113,8 @@ fn read(path: &Path) -> Result<Option<PrivateKey>, KeyStoreError> {
     PrivateKey::from_base64(text.trim()).map(Some).map_err(|_| KeyStoreError::Corrupt(path.to_owned()))
 }
 
-fn generate() -> Result<PrivateKey, KeyStoreError> {
+/// A new private key.
+pub(super) fn generate() -> Result<PrivateKey, KeyStoreError> {
     let mut bytes = Zeroizing::new([0; 32]);
     SysRng.try_fill_bytes(bytes.as_mut_slice()).map_err(|error| KeyStoreError::Random(error.to_string()))?;
     Ok(PrivateKey::new(*bytes))

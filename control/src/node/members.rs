@@ -1,27 +1,29 @@
-//! Who is in the global overlay: peers and their prefixes, in the device and in the book.
+//! Who is in an overlay: peers and their prefixes, on disk, in the device and in the book.
 //!
-//! Every change goes to the device first and is noted only if that took it, so a refused change is nowhere.
+//! A change is stored first, then goes to the routes and the device, and is noted last. Where the kernel refuses it, it is
+//! taken back from the disk, so a refused change is nowhere.
 
 use super::device::DeviceMaker;
 use super::endpoint;
 use super::error::NodeError;
 use super::host::Host;
-use super::overlay::{GlobalOverlay, Live};
-use super::peers::{Peer, prefix, public_key};
+use super::overlay::{Live, Overlay};
+use super::peers::{Changes, Peer, prefix, public_key, transaction};
+use super::routes;
 use crate::ipc::wire::PeerSpec;
 use ginnel_engine::command::{AllowedIpUpdate, DeviceUpdate, PeerUpdate};
 use ginnel_engine::key::PublicKey;
 use std::time::{Duration, SystemTime};
 
 /// A session older than this is no longer used (WireGuard paper, section 6.1: `REJECT_AFTER_TIME`).
-const SESSION_AGE_MAX: Duration = Duration::from_secs(180);
+pub(super) const SESSION_AGE_MAX: Duration = Duration::from_secs(180);
 
-impl<M: DeviceMaker, H: Host> GlobalOverlay<M, H> {
+impl<M: DeviceMaker, H: Host> Overlay<M, H> {
     /// Adds a peer, or makes a known one what `spec` says without disturbing its session.
     ///
     /// # Errors
     /// [`NodeError`]; the peer is as before then.
-    pub async fn add_peer(&self, spec: &PeerSpec) -> Result<(), NodeError> {
+    pub(super) async fn add_peer(&self, spec: &PeerSpec) -> Result<(), NodeError> {
         const OP: &str = "add_peer";
         let endpoint = endpoint::resolve(&spec.endpoint).await?;
         let key = public_key(&spec.public_key).map_err(failed(OP))?;
@@ -34,28 +36,32 @@ impl<M: DeviceMaker, H: Host> GlobalOverlay<M, H> {
         if known.is_none() && !has_room {
             return Err(failed(OP)("the overlay has as many peers as a device holds".into()));
         }
-        let (known_endpoint, preshared_key) =
-            known.map(|known| (known.endpoint, known.preshared_key)).unwrap_or_default();
-        peer.endpoint = peer.endpoint.or(known_endpoint);
-        peer.preshared_key = preshared_key;
-        if let Some(live) = self.view().live {
+        let known = known.unwrap_or_default();
+        if peer.endpoint.is_none() {
+            (peer.asked_endpoint, peer.endpoint) = (known.asked_endpoint, known.endpoint);
+        }
+        peer.preshared_key = known.preshared_key;
+        let live = self.live();
+        let mut update = peer.update(key);
+        if let Some(live) = &live {
             if live.public_key == key {
                 return Err(failed(OP)("that is the key of this node itself".into()));
             }
-            let mut update = peer.update(key);
             // A peer that roamed is heard at its present address; the configured one, told again, would cut it off until
             // it speaks.
-            if peer.endpoint == known_endpoint && has_session(&live, key).await {
+            if peer.endpoint == known.endpoint && has_session(live, key).await {
                 update.endpoint = None;
             }
-            self.apply(OP, &live, update).await?;
         }
-        if let Some(lost) = &mut turn.lost
-            && peer.endpoint != known_endpoint
-        {
-            lost.forget_place(&key);
+        let moves = peer.endpoint != known.endpoint;
+        let changes = self.peers().putting(key, peer);
+        self.change_peers(OP, live.as_ref(), changes, vec![update]).await?;
+        if moves {
+            self.care.forget(&key);
+            if let Some(lost) = &mut turn.lost {
+                lost.forget_place(&key);
+            }
         }
-        self.peers().put(key, peer);
         Ok(())
     }
 
@@ -63,14 +69,14 @@ impl<M: DeviceMaker, H: Host> GlobalOverlay<M, H> {
     ///
     /// # Errors
     /// [`NodeError`]; the peer is as before then.
-    pub async fn remove_peer(&self, key: &str) -> Result<(), NodeError> {
+    pub(super) async fn remove_peer(&self, key: &str) -> Result<(), NodeError> {
         const OP: &str = "remove_peer";
         let key = public_key(key).map_err(failed(OP))?;
         let _turn = self.turn().await?;
-        if let Some(live) = self.view().live {
-            self.apply(OP, &live, PeerUpdate { remove: true, ..PeerUpdate::new(key) }).await?;
-        }
-        self.peers().remove(&key);
+        let changes = self.peers().removing(&key);
+        let update = PeerUpdate { remove: true, ..PeerUpdate::new(key) };
+        self.change_peers(OP, self.live().as_ref(), changes, vec![update]).await?;
+        self.care.forget(&key);
         Ok(())
     }
 
@@ -78,7 +84,7 @@ impl<M: DeviceMaker, H: Host> GlobalOverlay<M, H> {
     ///
     /// # Errors
     /// [`NodeError`]; nothing has changed then.
-    pub async fn add_allowed_ip(&self, key: &str, cidr: &str) -> Result<(), NodeError> {
+    pub(super) async fn add_allowed_ip(&self, key: &str, cidr: &str) -> Result<(), NodeError> {
         const OP: &str = "add_allowed_ip";
         let prefix = self.change_allowed_ip(OP, key, cidr, false).await?;
         prefix.map_or_else(|| Err(failed(OP)(format!("cannot add allowed_ip {cidr} to unknown peer {key}"))), Ok)
@@ -88,7 +94,7 @@ impl<M: DeviceMaker, H: Host> GlobalOverlay<M, H> {
     ///
     /// # Errors
     /// [`NodeError`]; nothing has changed then.
-    pub async fn remove_allowed_ip(&self, key: &str, cidr: &str) -> Result<(), NodeError> {
+    pub(super) async fn remove_allowed_ip(&self, key: &str, cidr: &str) -> Result<(), NodeError> {
         self.change_allowed_ip("remove_allowed_ip", key, cidr, true).await.map(|_| ())
     }
 
@@ -104,23 +110,59 @@ impl<M: DeviceMaker, H: Host> GlobalOverlay<M, H> {
         let prefix = prefix(cidr).map_err(bad_cidr)?;
         let key = public_key(key).map_err(failed(op))?;
         let _turn = self.turn().await?;
-        if self.peers().peer(&key).is_none() {
-            return Ok(None);
-        }
-        if let Some(live) = self.view().live {
-            let allowed_ips = vec![AllowedIpUpdate { prefix, remove }];
-            self.apply(op, &live, PeerUpdate { update_only: true, allowed_ips, ..PeerUpdate::new(key) }).await?;
-        }
-        match remove {
-            true => self.peers().take(&key, prefix),
-            false => self.peers().give(key, prefix),
-        }
+        let changes = {
+            let book = self.peers();
+            match book.peer(&key) {
+                None => return Ok(None),
+                Some(_) if remove => book.taking(&key, prefix),
+                Some(_) => book.giving(key, prefix),
+            }
+        };
+        let allowed_ips = vec![AllowedIpUpdate { prefix, remove }];
+        let update = PeerUpdate { update_only: true, allowed_ips, ..PeerUpdate::new(key) };
+        self.change_peers(op, self.live().as_ref(), changes, vec![update]).await?;
         Ok(Some(()))
     }
 
-    async fn apply(&self, op: &'static str, live: &Live, update: PeerUpdate) -> Result<(), NodeError> {
-        let update = DeviceUpdate { peers: vec![update], ..DeviceUpdate::default() };
-        live.device.apply(update).await.map_err(|error| failed(op)(error.to_string()))
+    /// Makes `changes` hold everywhere; `updates` are the same for the device. To be called by whoever has the turn.
+    async fn change_peers(
+        &self,
+        op: &'static str,
+        live: Option<&Live>,
+        changes: Changes,
+        updates: Vec<PeerUpdate>,
+    ) -> Result<(), NodeError> {
+        let former = self.peers().undoing(&changes);
+        // To ask for what is there already costs no write.
+        let changed = former != changes;
+        if changed {
+            self.kit.commit(transaction(&self.scope, &changes)).await?;
+        }
+        if let Some(live) = live
+            && let Err(reason) = self.apply(live, &changes, updates).await
+        {
+            if changed {
+                self.kit.take_back(transaction(&self.scope, &former)).await;
+            }
+            return Err(failed(op)(reason));
+        }
+        self.peers().make(changes);
+        Ok(())
+    }
+
+    async fn apply(&self, live: &Live, changes: &Changes, peers: Vec<PeerUpdate>) -> Result<(), String> {
+        let (host, plan) = (&self.kit.host, &live.plan);
+        let wanted = routes::wanted(plan, &self.peers(), changes);
+        routes::bring_about(host, live, &wanted).await.map_err(|error| error.to_string())?;
+        let applied = live.device.apply(DeviceUpdate { peers, ..DeviceUpdate::default() }).await;
+        if let Err(error) = applied {
+            let former = routes::wanted(plan, &self.peers(), &Vec::new());
+            if let Err(error) = routes::bring_about(host, live, &former).await {
+                tracing::error!(%error, "the former routes could not be given back");
+            }
+            return Err(error.to_string());
+        }
+        Ok(())
     }
 }
 

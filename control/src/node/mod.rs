@@ -1,14 +1,20 @@
-//! The overlay of this node as state: what was asked for, what is up, and the way from one to the other.
+//! The node as state: what was asked for, what is up, and the way from one to the other.
 //!
 //! ```text
-//! ipc ──► Node (dispatch, settings) ──► GlobalOverlay ──► OverlayDevice   a WireGuard device, real or fake
-//!                                            │       └──► Host            addresses, routes, links
-//!                                            └──► PeerBook, KeyStore      what survives the device, and the process
+//! ipc ──► Node ─┬─ global, services ──► Overlay ──► OverlayDevice   a WireGuard device, real or fake
+//!               │                          ├──────► Host            addresses, routes, bridges
+//!               │                          └─ PeerBook, Care        who is in it, and how they are
+//!               ├─ addresses ─────────────► AddressBook (ipam)
+//!               └─ everything ────────────► Store (state)           on disk before it is anywhere else
 //! ```
 //!
-//! Concurrency: there is no lock over the node. Each object has its own: changes of the global overlay wait for each other
-//! in the order they came ([`GlobalOverlay`]), readers never wait for a change. A request that has to wait for the
-//! network (a host name) does so before it takes its place.
+//! Concurrency: there is no lock over the node. Each object has its own order: an overlay, a service, the names. Changes of
+//! one wait for each other in the order they came, those of different ones do not; readers never wait for a change. A
+//! request that has to wait for the network (a host name) does so before it takes its place. Only the end of the node waits
+//! for everything that is in progress.
+//!
+//! What is asked for is stored before it is applied; where it cannot be applied it is taken back. So whatever happens in
+//! between, the next start finds either the state before or the one after, and brings the kernel to it.
 //!
 //! A device has two more ways to us: what `wg` sets in it is noted before the next change, and its events end when somebody
 //! takes it away, upon which it is made again.
@@ -16,20 +22,31 @@
 //! Left out: the wire (ipc), the process (daemon), packets (engine).
 
 mod address;
+mod addresses;
+mod care;
 mod device;
 mod dispatch;
 mod endpoint;
 mod error;
 mod events;
+mod global;
 mod host;
 mod kernel;
 mod key_store;
+mod kit;
+mod life;
+mod marker;
 mod members;
 mod name;
+mod names;
+mod orders;
 mod overlay;
 mod peers;
 mod recovery;
+mod routes;
+mod services;
 mod settings;
+mod sink;
 mod status;
 
 #[cfg(test)]
@@ -43,7 +60,9 @@ pub use dispatch::Node;
 pub use error::NodeError;
 pub use host::Host;
 pub use kernel::KernelDevices;
-pub(crate) use key_store::make_private_dir;
 pub use key_store::{KeyStore, KeyStoreError};
+pub use kit::Tuning;
+pub use life::NodeOptions;
 pub use name::interface_name;
-pub use overlay::{GlobalOverlay, Tuning};
+pub use overlay::Overlay;
+pub use sink::EventSink;

@@ -1,110 +1,122 @@
-//! The global overlay: at most one device, its address, its port. Its peers are in `members`.
+//! An overlay: at most one device, its address, its port. The global one of the node, or the dedicated one of a service. Its
+//! peers are in `members`, their well-being in `care`.
 //!
 //! Changes take `changes`, a fair lock of this overlay alone, for their whole length, so they happen one after the other in
-//! the order they came. Readers take `view` and `peers`, which are only ever held for a few instructions, so `status`
+//! the order they came. Readers take `live` and `peers`, which are only ever held for a few instructions, so `status`
 //! answers while a change waits for the kernel. The server runs each request to its end even when its client leaves, so a
 //! change is never dropped half-way.
 //!
-//! A change is checked first, then made in the kernel, then noted here. Where the kernel refuses a later step, the earlier
-//! ones are undone and the notes stay as they were.
+//! A change is checked first, then stored, then made in the kernel, then noted here. Where the kernel refuses a later step,
+//! the earlier ones are undone, on disk too, and the notes stay as they were.
 //!
-//! The device has a second door, its control socket for `wg(8)`. Peers changed there are noted before the next change
-//! comes to its turn, so they hold as if they had come over IPC, but that an endpoint once asked for is asked for again
-//! after a teardown. A key or port set there lasts as long as the device; repeating a setup does not take it back.
+//! The device has a second door, its control socket for `wg(8)`. Peers changed there are noted and stored before the next
+//! change comes to its turn, so they hold as if they had come over IPC, but that an endpoint once asked for is asked for
+//! again after a teardown. A key or port set there lasts as long as the device; repeating a setup does not take it back.
 
-use super::address::{DEFAULT_CLUSTER, Plan};
-use super::device::{DeviceMaker, DeviceSlot};
+use super::care::Care;
+use super::device::{DeviceMaker, DeviceSlot, SlotError};
 use super::error::NodeError;
 use super::host::Host;
-use super::key_store::KeyStore;
-use super::peers::PeerBook;
+use super::kit::Kit;
+use super::peers::{PeerBook, transaction};
 use super::recovery::{Lost, Recovery};
+use super::routes::{self, RoutePlan};
 use crate::host::HostError;
-use crate::ipc::wire::SetupGlobalOverlay;
+use crate::state::{self, Scope};
 use ginnel_backends::device::DeviceOptions;
 use ginnel_engine::command::{DeviceUpdate, PrivateKeyUpdate};
 use ginnel_engine::key::{PrivateKey, PublicKey};
-use ginnel_engine::port::Offload;
 use ipnet::IpNet;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 /// MTU of the interface: what a 1500-byte IPv6 path leaves after IP, UDP and WireGuard headers (40 + 8 + 32), as wg-quick
 /// has it.
-const MTU: u16 = 1420;
+pub(super) const MTU: u16 = 1420;
 
-/// The operator's wishes for devices.
-#[derive(Clone, Debug, Default)]
-pub struct Tuning {
-    /// Worker threads per device; 0 for one per core.
-    pub workers: usize,
-    /// Offloads that are not to be used.
-    pub offloads_off: Vec<Offload>,
+/// A device as it is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct DevicePlan {
+    /// Name of the interface.
+    pub(super) interface: String,
+    /// Its address. The kernel routes the prefix to it.
+    pub(super) address: IpNet,
+    /// UDP port of WireGuard; 0 lets the kernel choose.
+    pub(super) port: u16,
+    /// Who it is.
+    pub(super) private_key: PrivateKey,
+    /// Which prefixes of peers get routes of their own.
+    pub(super) routes: RoutePlan,
 }
 
-/// The overlay of the node.
-pub struct GlobalOverlay<M, H> {
-    maker: Arc<M>,
-    host: H,
-    keys: KeyStore,
-    tuning: Tuning,
+/// One overlay.
+pub struct Overlay<M, H> {
+    pub(super) scope: Scope,
+    pub(super) kit: Arc<Kit<M, H>>,
     changes: tokio::sync::Mutex<Recovery>,
-    view: RwLock<View>,
+    live: RwLock<Option<Live>>,
     peers: Mutex<PeerBook>,
+    pub(super) care: Care,
     stopping: AtomicBool,
-}
-
-/// What readers see.
-#[derive(Clone)]
-pub(super) struct View {
-    /// Of the last setup that succeeded.
-    pub(super) cluster: IpNet,
-    /// Of the last setup that succeeded.
-    pub(super) slice: Option<IpNet>,
-    /// The device, while there is one.
-    pub(super) live: Option<Live>,
 }
 
 /// An overlay that is up.
 #[derive(Clone)]
 pub(super) struct Live {
-    pub(super) plan: Plan,
+    pub(super) plan: DevicePlan,
     /// The real name of the interface.
     pub(super) interface: String,
     pub(super) public_key: PublicKey,
     pub(super) device: Arc<DeviceSlot>,
     /// Datagrams the device received that are not WireGuard.
     pub(super) diverted: Arc<AtomicU64>,
+    /// Routes that were made, besides that of the address.
+    pub(super) routes: Arc<Mutex<BTreeSet<IpNet>>>,
 }
 
-impl<M: DeviceMaker, H: Host> GlobalOverlay<M, H> {
-    /// An overlay that is not up.
-    pub fn new(maker: M, host: H, keys: KeyStore, tuning: Tuning) -> Self {
-        Self {
-            maker: Arc::new(maker),
-            host,
-            keys,
-            tuning,
+impl<M: DeviceMaker, H: Host> Overlay<M, H> {
+    /// An overlay that is not up, with the peers the store has for it. To be called within a tokio runtime.
+    pub(super) fn new(scope: Scope, kit: Arc<Kit<M, H>>) -> Arc<Self> {
+        let records = kit.store.read(|tables| {
+            let peers = tables.all::<state::Peer>().filter(|peer| peer.scope == scope);
+            peers.cloned().collect::<Vec<_>>()
+        });
+        let overlay = Arc::new(Self {
+            scope,
+            kit,
             changes: tokio::sync::Mutex::default(),
-            view: RwLock::new(View { cluster: DEFAULT_CLUSTER, slice: None, live: None }),
-            peers: Mutex::default(),
+            live: RwLock::default(),
+            peers: Mutex::new(PeerBook::restore(records.into_iter())),
+            care: Care::default(),
             stopping: AtomicBool::new(false),
+        });
+        overlay.start_care();
+        overlay
+    }
+
+    /// Whether a device of this name could be brought up or brought up to date now.
+    ///
+    /// # Errors
+    /// [`NodeError::OtherOverlay`] where another is up.
+    pub(super) async fn check_name(&self, _turn: &Recovery, interface: &str) -> Result<(), NodeError> {
+        match self.live() {
+            Some(live) if live.plan.interface != interface && live.device.is_running().await => {
+                Err(NodeError::OtherOverlay { live: live.interface, asked: interface.to_owned() })
+            }
+            _ => Ok(()),
         }
     }
 
-    /// Brings the overlay up, or up to date, and returns the name of its interface. Repeating a request changes nothing;
-    /// port and addresses change in place, with all sessions; another deployment or instance needs a teardown first.
+    /// Brings the overlay up, or up to date, and returns the name of its interface. To repeat it changes nothing; port
+    /// and address change in place, with all sessions. The key of a device that is up stays.
     ///
     /// # Errors
     /// [`NodeError`]; the overlay is as before then.
-    pub async fn set_up(self: &Arc<Self>, setup: &SetupGlobalOverlay) -> Result<String, NodeError> {
-        let plan = Plan::new(setup)?;
-        let mut turn = self.turn().await?;
-        let live = match self.view().live {
+    pub(super) async fn bring(self: &Arc<Self>, turn: &mut Recovery, plan: DevicePlan) -> Result<String, NodeError> {
+        self.check_name(turn, &plan.interface).await?;
+        let live = match self.live() {
             Some(live) if live.device.is_running().await => {
-                if live.plan.interface != plan.interface {
-                    return Err(NodeError::OtherOverlay { live: live.interface, asked: plan.interface });
-                }
                 self.change(&live, &plan).await?;
                 Live { plan, ..live }
             }
@@ -119,36 +131,31 @@ impl<M: DeviceMaker, H: Host> GlobalOverlay<M, H> {
             }
         };
         let interface = live.interface.clone();
-        *self.write_view() = View { cluster: live.plan.cluster, slice: live.plan.slice, live: Some(live) };
+        self.note_live(Some(live));
         Ok(interface)
     }
 
-    /// Takes the overlay down. Peers are remembered for the next setup.
-    ///
-    /// # Errors
-    /// [`NodeError::Stopping`].
-    pub async fn tear_down(&self) -> Result<(), NodeError> {
-        let mut turn = self.turn().await?;
+    /// Takes the device away. Peers are remembered.
+    pub(super) async fn take_down(&self, turn: &mut Recovery) {
         *turn = Recovery::default();
         self.close().await;
-        Ok(())
     }
 
-    /// Takes the overlay down for good: changes that still wait, and later ones, are refused.
-    pub async fn shut_down(&self) {
+    /// Takes the device away for good: changes that still wait, and later ones, are refused.
+    pub(super) async fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
-        let _turn = self.changes.lock().await;
-        self.close().await;
+        let mut turn = self.changes.lock().await;
+        self.take_down(&mut turn).await;
     }
 
-    /// The public key of the node, while the overlay is up.
+    /// The public key of the device, while there is one.
     #[must_use]
     pub fn public_key(&self) -> Option<PublicKey> {
-        self.view().live.map(|live| live.public_key)
+        self.live().map(|live| live.public_key)
     }
 
-    pub(super) fn view(&self) -> View {
-        self.view.read().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(super) fn live(&self) -> Option<Live> {
+        self.live.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn peers(&self) -> MutexGuard<'_, PeerBook> {
@@ -156,28 +163,26 @@ impl<M: DeviceMaker, H: Host> GlobalOverlay<M, H> {
     }
 
     /// Makes a device according to `plan`, taking over what is left of a `lost` one.
-    pub(super) async fn bring_up(&self, plan: Plan, lost: Option<&Lost>) -> Result<Live, NodeError> {
-        let private_key = match lost.and_then(Lost::private_key) {
-            Some(key) => key,
-            None => self.identity().await?,
-        };
+    pub(super) async fn bring_up(&self, plan: DevicePlan, lost: Option<&Lost>) -> Result<Live, NodeError> {
+        let private_key = lost.and_then(Lost::private_key).unwrap_or_else(|| plan.private_key.clone());
         let public_key = private_key.public();
         let options = DeviceOptions {
             name: plan.interface.clone(),
             mtu: MTU,
-            workers: self.tuning.workers,
+            workers: self.kit.tuning.workers,
             pinned: false,
-            offloads_off: self.tuning.offloads_off.clone(),
+            offloads_off: self.kit.tuning.offloads_off.clone(),
         };
-        let device = DeviceSlot::open(self.maker.clone(), options).await.map_err(NodeError::Create)?;
+        let device = DeviceSlot::open(self.kit.maker.clone(), options).await;
+        let device = device.map_err(|source| NodeError::Create { scope: self.scope.clone(), source })?;
         let interface = device.name().await.unwrap_or_else(|| plan.interface.clone());
-        let live = Live { plan, interface, public_key, device, diverted: Arc::default() };
+        let live = Live { plan, interface, public_key, device, diverted: Arc::default(), routes: Arc::default() };
         if let Err(error) = self.configure(&live, private_key, lost).await {
             live.device.close().await;
             return Err(error);
         }
-        let (address, port) = (live.plan.address, live.plan.port);
-        tracing::info!(interface = %live.interface, %address, port, key = %public_key, "the global overlay is up");
+        let (scope, address, port) = (&self.scope, live.plan.address, live.plan.port);
+        tracing::info!(%scope, interface = %live.interface, %address, port, key = %public_key, "an overlay is up");
         Ok(live)
     }
 
@@ -193,17 +198,22 @@ impl<M: DeviceMaker, H: Host> GlobalOverlay<M, H> {
             replace_peers: true,
             peers,
         };
-        live.device.apply(update).await.map_err(NodeError::ConfigureDevice)?;
-        self.host.set_mtu(&live.interface, MTU).await?;
-        self.host.add_address(&live.interface, live.plan.address).await?;
-        self.host.set_up(&live.interface).await?;
-        Ok(())
+        live.device.apply(update).await.map_err(|error| self.device_refused(error))?;
+        let host = &self.kit.host;
+        let configured = async {
+            host.set_mtu(&live.interface, MTU).await?;
+            host.add_address(&live.interface, live.plan.address).await?;
+            host.set_up(&live.interface).await?;
+            let wanted = routes::wanted(&live.plan, &self.peers(), &Vec::new());
+            routes::bring_about(host, live, &wanted).await
+        };
+        configured.await.map_err(|error| self.host_refused(error))
     }
 
-    async fn change(&self, live: &Live, plan: &Plan) -> Result<(), NodeError> {
+    async fn change(&self, live: &Live, plan: &DevicePlan) -> Result<(), NodeError> {
         let port = |port| DeviceUpdate { listen_port: Some(port), ..DeviceUpdate::default() };
         if plan.port != live.plan.port {
-            live.device.apply(port(plan.port)).await.map_err(NodeError::ConfigureDevice)?;
+            live.device.apply(port(plan.port)).await.map_err(|error| self.device_refused(error))?;
         }
         if plan.address != live.plan.address
             && let Err(error) = self.move_address(live, plan).await
@@ -213,36 +223,42 @@ impl<M: DeviceMaker, H: Host> GlobalOverlay<M, H> {
             {
                 tracing::error!(%error, "the former UDP port could not be taken back");
             }
-            return Err(error.into());
+            return Err(self.host_refused(error));
+        }
+        if plan.routes != live.plan.routes {
+            let wanted = routes::wanted(plan, &self.peers(), &Vec::new());
+            routes::bring_about(&self.kit.host, live, &wanted).await.map_err(|error| self.host_refused(error))?;
         }
         Ok(())
     }
 
     /// The old address goes first: while it is there, a new one of the same network would be its secondary, and the kernel
     /// removes secondaries with their primary.
-    async fn move_address(&self, live: &Live, plan: &Plan) -> Result<(), HostError> {
-        let (interface, old) = (&live.interface, live.plan.address);
-        self.host.remove_address(interface, old).await?;
-        let moved = self.host.add_address(interface, plan.address).await;
+    async fn move_address(&self, live: &Live, plan: &DevicePlan) -> Result<(), HostError> {
+        let (host, interface, old) = (&self.kit.host, &live.interface, live.plan.address);
+        host.remove_address(interface, old).await?;
+        let moved = host.add_address(interface, plan.address).await;
         if moved.is_err()
-            && let Err(error) = self.host.add_address(interface, old).await
+            && let Err(error) = host.add_address(interface, old).await
         {
             tracing::error!(%error, "the former address could not be given back");
         }
         moved
     }
 
-    async fn identity(&self) -> Result<PrivateKey, NodeError> {
-        let keys = self.keys.clone();
-        let loaded = tokio::task::spawn_blocking(move || keys.load_or_make()).await;
-        Ok(loaded.map_err(|_| NodeError::Stopping)??)
+    fn device_refused(&self, source: SlotError) -> NodeError {
+        NodeError::ConfigureDevice { scope: self.scope.clone(), source }
+    }
+
+    fn host_refused(&self, source: HostError) -> NodeError {
+        NodeError::ConfigureHost { scope: self.scope.clone(), source }
     }
 
     async fn close(&self) {
-        let live = self.write_view().live.take();
+        let live = self.live.write().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(live) = live {
             live.device.close().await;
-            tracing::info!(interface = %live.interface, "the global overlay is down");
+            tracing::info!(scope = %self.scope, interface = %live.interface, "an overlay is down");
         }
     }
 
@@ -252,23 +268,24 @@ impl<M: DeviceMaker, H: Host> GlobalOverlay<M, H> {
         if self.stopping.load(Ordering::Acquire) {
             return Err(NodeError::Stopping);
         }
-        if let Some(live) = self.view().live
+        if let Some(live) = self.live()
             && let Some(state) = live.device.changed_state().await
         {
-            self.peers().adopt(state.peers);
+            self.adopt(state.peers).await;
         }
         Ok(turn)
     }
 
-    pub(super) fn note_live(&self, live: Live) {
-        self.write_view().live = Some(live);
+    /// Notes what others made of the peers. That it cannot be stored does not undo it.
+    pub(super) async fn adopt(&self, peers: Vec<ginnel_backends::device::PeerState>) {
+        let changes = self.peers().adopting(peers);
+        if let Err(error) = self.kit.commit(transaction(&self.scope, &changes)).await {
+            tracing::warn!(%error, "what was set with wg is not stored: it is lost with the next restart");
+        }
+        self.peers().make(changes);
     }
 
-    pub(super) fn forget_live(&self) {
-        self.write_view().live = None;
-    }
-
-    fn write_view(&self) -> std::sync::RwLockWriteGuard<'_, View> {
-        self.view.write().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn note_live(&self, live: Option<Live>) {
+        *self.live.write().unwrap_or_else(PoisonError::into_inner) = live;
     }
 }

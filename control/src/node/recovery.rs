@@ -1,4 +1,5 @@
-//! Bringing the overlay back when somebody took its device away: the interface was deleted, or its socket failed for good.
+//! Bringing an overlay back: at start, because it was up before, and whenever somebody took its device away: the interface
+//! was deleted, or its socket failed for good.
 //!
 //! ```text
 //! device ends ─► events end ─► bring_back: torn down or replaced meanwhile? ─ yes ─► nothing to do
@@ -11,16 +12,16 @@
 //! sought where they were last. Each try is a change like any other and waits its turn, so orders are taken between two
 //! tries: a teardown ends the matter, a setup that succeeds settles it, and peers that change are noted for the next try.
 
-use super::address::Plan;
 use super::device::{DeviceMaker, DeviceSlot};
 use super::host::Host;
-use super::overlay::{GlobalOverlay, Live};
+use super::overlay::{DevicePlan, Live, Overlay};
 use ginnel_engine::command::PeerUpdate;
+use ginnel_engine::event::Event;
 use ginnel_engine::key::{PrivateKey, PublicKey};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::runtime::Handle;
 
 /// First pause between two tries; the next are twice as long each. A name or port still held by what ends is free by then.
@@ -45,7 +46,7 @@ pub(super) struct Recovery {
 
 /// An overlay without its device.
 pub(super) struct Lost {
-    plan: Plan,
+    plan: DevicePlan,
     private_key: Option<PrivateKey>,
     port: u16,
     fwmark: u32,
@@ -53,13 +54,18 @@ pub(super) struct Lost {
 }
 
 impl Lost {
+    /// One that was there before this process, at `port`.
+    fn planned(plan: DevicePlan, port: u16) -> Self {
+        Self { plan, private_key: None, port, fwmark: 0, places: HashMap::new() }
+    }
+
     pub(super) fn private_key(&self) -> Option<PrivateKey> {
         self.private_key.clone()
     }
 
     /// The port for a new device according to `plan`: the old one, which the kernel or `wg` may have chosen, unless the
     /// plan is for another.
-    pub(super) fn port(&self, plan: &Plan) -> u16 {
+    pub(super) fn port(&self, plan: &DevicePlan) -> u16 {
         if plan.port == self.plan.port { self.port } else { plan.port }
     }
 
@@ -92,7 +98,7 @@ impl Recovery {
     }
 }
 
-impl<M: DeviceMaker, H: Host> GlobalOverlay<M, H> {
+impl<M: DeviceMaker, H: Host> Overlay<M, H> {
     /// Hears what the device of `live` tells, until it ends.
     pub(super) fn watch(self: &Arc<Self>, live: &Live) {
         let Some(events) = live.device.take_events() else { return };
@@ -103,8 +109,31 @@ impl<M: DeviceMaker, H: Host> GlobalOverlay<M, H> {
                 runtime.spawn(overlay.bring_back(device));
             }
         };
-        if let Err(error) = super::events::listen(events, live.diverted.clone(), on_end) {
+        let watcher = Arc::downgrade(self);
+        let hear = move |event: &Event| {
+            if let Some(overlay) = watcher.upgrade() {
+                overlay.care.hear(event, SystemTime::now());
+            }
+        };
+        if let Err(error) = super::events::listen(events, live.diverted.clone(), hear, on_end) {
             tracing::warn!(%error, "the device is not watched: a removed interface comes back with the next setup only");
+        }
+    }
+
+    /// Brings up at start what was up before, at the `port` it had. What fails is tried again in the background.
+    pub(super) async fn restore(self: &Arc<Self>, plan: DevicePlan, port: u16) {
+        let Ok(mut turn) = self.turn().await else { return };
+        turn.lost = Some(Lost::planned(plan.clone(), port));
+        let mut outcome = self.bring(&mut turn, plan.clone()).await;
+        if outcome.is_err() && port != plan.port {
+            // The kernel chose it once, and may choose another.
+            turn.lost = Some(Lost::planned(plan.clone(), plan.port));
+            outcome = self.bring(&mut turn, plan).await;
+        }
+        if let Err(error) = outcome {
+            tracing::error!(%error, scope = %self.scope, "an overlay that was up before is not yet");
+            let pause = turn.next_pause();
+            tokio::spawn(self.clone().keep_trying(pause));
         }
     }
 
@@ -113,19 +142,23 @@ impl<M: DeviceMaker, H: Host> GlobalOverlay<M, H> {
         tracing::warn!(interface = %dead.interface, "the device ended unasked, most likely because its interface was removed; making it again");
         let state = dead.device.state().await;
         dead.device.close().await;
-        self.forget_live();
+        self.note_live(None);
         let Some(state) = state else {
             let port = dead.plan.port;
-            return Lost { plan: dead.plan, private_key: None, port, fwmark: 0, places: HashMap::new() };
+            return Lost::planned(dead.plan, port);
         };
         let places = state.peers.iter().filter_map(|peer| Some((peer.public_key, peer.endpoint?))).collect();
-        self.peers().adopt(state.peers);
+        self.adopt(state.peers).await;
         let (private_key, port, fwmark) = (state.private_key, state.listen_port, state.fwmark);
         Lost { plan: dead.plan, private_key, port, fwmark, places }
     }
 
     async fn bring_back(self: Arc<Self>, ended: Weak<DeviceSlot>) {
-        let mut pause = self.on_end(&ended).await;
+        let pause = self.on_end(&ended).await;
+        self.keep_trying(pause).await;
+    }
+
+    async fn keep_trying(self: Arc<Self>, mut pause: Option<Duration>) {
         while let Some(time) = pause {
             tokio::time::sleep(time).await;
             pause = self.try_again().await;
@@ -135,7 +168,7 @@ impl<M: DeviceMaker, H: Host> GlobalOverlay<M, H> {
     /// A device ended: was it ours to keep?
     async fn on_end(&self, ended: &Weak<DeviceSlot>) -> Option<Duration> {
         let mut turn = self.turn().await.ok()?;
-        if let Some(live) = self.view().live.filter(|live| Arc::downgrade(&live.device).ptr_eq(ended)) {
+        if let Some(live) = self.live().filter(|live| Arc::downgrade(&live.device).ptr_eq(ended)) {
             turn.lost = Some(self.bury(live).await);
         }
         turn.next_pause()
@@ -148,7 +181,7 @@ impl<M: DeviceMaker, H: Host> GlobalOverlay<M, H> {
             Ok(live) => {
                 turn.lost = None;
                 self.watch(&live);
-                self.note_live(live);
+                self.note_live(Some(live));
                 None
             }
             Err(error) => {

@@ -1,9 +1,12 @@
-//! The answer to `status`: what is noted of the overlay, joined with what its device counts.
+//! The answer to `status`: what is noted of the node, joined with what its devices count. Waits for no change in progress.
 
 use super::device::DeviceMaker;
+use super::dispatch::Node;
 use super::host::Host;
-use super::overlay::GlobalOverlay;
-use crate::ipc::wire::{OffloadStatus, PeerStatus, StatusSnapshot};
+use super::overlay::Overlay;
+use super::services::overlay_ip;
+use crate::ipc::wire::{DedicatedServiceStatus, OffloadStatus, PeerStatus, StatusSnapshot};
+use crate::state::{Identity, Kind};
 use ginnel_backends::device::{DeviceState, PeerState};
 use ginnel_engine::key::PrivateKey;
 use ginnel_engine::port::{OffReason, Offload, OffloadState};
@@ -11,25 +14,27 @@ use ipnet::IpNet;
 use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// What is up. Waits for no change in progress.
-pub(super) async fn snapshot<M: DeviceMaker, H: Host>(overlay: &GlobalOverlay<M, H>) -> StatusSnapshot {
-    let view = overlay.view();
-    let device = match &view.live {
+/// What is up.
+pub(super) async fn snapshot<M: DeviceMaker, H: Host>(node: &Node<M, H>) -> StatusSnapshot {
+    let (cluster, live) = (node.cluster(), node.overlay.live());
+    let device = match &live {
         Some(live) => live.device.state().await,
         None => None,
     };
     let mut status = StatusSnapshot {
-        overlay_cidr: Some(view.cluster.to_string()),
-        slice_cidr: view.slice.map(|slice| slice.to_string()),
+        overlay_cidr: Some(cluster.cluster.to_string()),
+        slice_cidr: cluster.slice.map(|slice| slice.to_string()),
         // A device that is not there or does not answer leaves what it is to have.
-        peers: device.as_ref().map_or_else(|| remembered(overlay), |device| device.peers.iter().map(peer).collect()),
+        peers: device.as_ref().map_or_else(|| remembered(&node.overlay), |device| present(&node.overlay, device)),
+        service_count: count(node.kit.store.read(|tables| tables.count(Kind::Service))),
+        dedicated_services: dedicated(node).await,
         ..StatusSnapshot::default()
     };
-    status.peer_count = u32::try_from(status.peers.len()).unwrap_or(u32::MAX);
-    if let Some(live) = view.live {
+    status.peer_count = count(status.peers.len());
+    if let Some(live) = live {
         let diverted = live.diverted.load(Ordering::Relaxed);
         status.totals.insert("diverted_datagrams".to_owned(), diverted);
-        status.node_ip = Some(live.plan.node_ip());
+        status.node_ip = Some(live.plan.address.addr());
         // `wg set` may have given the device another.
         let public_key = device.as_ref().map(|device| device.private_key.as_ref().map(PrivateKey::public));
         status.public_key = public_key.unwrap_or(Some(live.public_key)).map(|key| key.to_base64());
@@ -45,7 +50,33 @@ pub(super) async fn snapshot<M: DeviceMaker, H: Host>(overlay: &GlobalOverlay<M,
     status
 }
 
-fn remembered<M: DeviceMaker, H: Host>(overlay: &GlobalOverlay<M, H>) -> Vec<PeerStatus> {
+/// The dedicated overlays that are up.
+async fn dedicated<M: DeviceMaker, H: Host>(node: &Node<M, H>) -> Vec<DedicatedServiceStatus> {
+    let mut found = Vec::new();
+    for (service, overlay) in node.service_overlays() {
+        let (Some(live), Some(identity)) = (overlay.live(), node.kit.store.find::<Identity>(&service)) else {
+            continue;
+        };
+        let Some(address) = overlay_ip(&identity) else { continue };
+        let device = live.device.state().await;
+        found.push(DedicatedServiceStatus {
+            service,
+            interface: live.interface,
+            public_key: live.public_key.to_base64(),
+            listen_port: device.as_ref().map_or(identity.port, |device| device.listen_port),
+            overlay_ip: address,
+            subnet: identity.subnet.to_string(),
+            peer_count: count(device.map_or_else(|| overlay.peers().iter().len(), |device| device.peers.len())),
+        });
+    }
+    found
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+fn remembered<M: DeviceMaker, H: Host>(overlay: &Overlay<M, H>) -> Vec<PeerStatus> {
     let book = overlay.peers();
     let peers = book.iter().map(|(key, peer)| PeerStatus {
         public_key: key.to_hex(),
@@ -54,8 +85,14 @@ fn remembered<M: DeviceMaker, H: Host>(overlay: &GlobalOverlay<M, H>) -> Vec<Pee
         last_handshake_unix_secs: 0,
         rx_bytes: Some(0),
         tx_bytes: Some(0),
+        healthy: None,
     });
     peers.collect()
+}
+
+fn present<M: DeviceMaker, H: Host>(overlay: &Overlay<M, H>, device: &DeviceState) -> Vec<PeerStatus> {
+    let peers = device.peers.iter();
+    peers.map(|found| PeerStatus { healthy: overlay.care.is_healthy(&found.public_key), ..peer(found) }).collect()
 }
 
 fn peer(peer: &PeerState) -> PeerStatus {
@@ -66,6 +103,7 @@ fn peer(peer: &PeerState) -> PeerStatus {
         last_handshake_unix_secs: peer.last_handshake.map_or(0, unix_secs),
         rx_bytes: Some(peer.rx_bytes),
         tx_bytes: Some(peer.tx_bytes),
+        healthy: None,
     }
 }
 

@@ -2,6 +2,9 @@
 
 #![allow(dead_code, reason = "not every test needs all of it")]
 
+pub mod machine;
+pub mod wire;
+
 use ginnel_control::host::Netns;
 use ginnel_control::lab::user_ns;
 use std::path::Path;

@@ -3,25 +3,27 @@
 
 #[path = "../common/mod.rs"]
 mod common;
-mod machine;
-mod wire;
 
+use common::machine::{Daemon, ask_kernel, in_private_machine, installed_as, link};
+use common::wire::Wire;
 use common::{GINNEL, until};
-use machine::{Daemon, ask_kernel, in_private_machine, installed_as, link};
+use ginnel_control::host::LinkKind;
+use nix::mount::{MsFlags, mount};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
-use wire::Wire;
 
 const NAME: &str = "zl-prod-0-g";
 const SOCKET: &str = "/var/run/zlayer-overlayd.sock";
 const UAPI_SOCKET: &str = "/var/run/wireguard/zl-prod-0-g.sock";
 const KEY_FILE: &str = "/var/lib/zlayer/overlayd/private.key";
+const MARKER: &str = "/var/lib/zlayer/agent_network.json";
 const PEER: &str = "CQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQk=";
 const OK: &str = r#"{"result":"ok"}"#;
 const SET_UP: &str = r#"{"op":"setup_global_overlay","deployment":"prod","instance_id":"0","cluster_cidr":"10.200.0.0/16","slice_cidr":"10.200.5.0/28","wg_port":51420,"host_adapter_mandatory":false,"nat":{"enabled":false}}"#;
@@ -102,16 +104,36 @@ fn every_operation_is_answered_as_the_contract_says() {
         assert_eq!(wire.status()["peer_count"], 0);
         assert_eq!(wire.ask(r#"{"op":"nat_status"}"#), r#"{"result":"nat_status","last_refresh":0}"#);
 
+        let service =
+            |name: &str, mode| format!(r#"{{"op":"setup_service_overlay","service":"{name}","mode":"{mode}"}}"#);
+        let is_up = r#"{"result":"service_overlay","name":"zl-prod-0-web-b","mode":"auto"}"#;
+        wire.ask(r#"{"op":"set_local_node_id","node_id":0}"#);
+        assert_eq!(wire.ask(&service("web", "auto")), is_up);
+        let allocate = r#"{"op":"allocate_ip","service":"web","join_global":false}"#;
+        assert_eq!(wire.ask(allocate), r#"{"result":"ip","ip":"10.200.187.130"}"#);
+        assert_eq!(wire.ask(r#"{"op":"release_ip","ip":"10.200.187.130"}"#), OK);
+        let bridge = link("zl-prod-0-web-b").unwrap();
+        assert_eq!((bridge.kind, bridge.up, bridge.mtu), (Some(LinkKind::Bridge), true, 1420));
+        assert_eq!(addresses("zl-prod-0-web-b"), ["10.200.187.129/26"]);
+        let dedicated: Value = serde_json::from_str(&wire.ask(&service("pay", "dedicated"))).unwrap();
+        assert_eq!(dedicated["wg_port"], 51421);
+        assert_eq!(addresses("zl-prod-0-pay-d"), ["10.200.141.129/32"]);
+        assert_eq!(mode(MARKER), 0o600);
+        let marker: Value = serde_json::from_slice(&fs::read(MARKER).unwrap()).unwrap();
+        assert_eq!(marker["networks"][0]["wg_public_key"], dedicated["wg_public_key"]);
+        for name in ["web", "pay"] {
+            assert_eq!(wire.ask(&format!(r#"{{"op":"teardown_service_overlay","service":"{name}"}}"#)), OK);
+        }
+        for name in ["zl-prod-0-web-b", "zl-prod-0-pay-b", "zl-prod-0-pay-d"] {
+            assert_eq!(link(name), None);
+        }
+        assert_eq!(wire.ask(r#"{"op":"register_dns","name":"web.prod.local","ip":"10.200.187.130"}"#), OK);
+        assert_eq!(wire.ask(r#"{"op":"unregister_dns","name":"web.prod.local"}"#), OK);
+
         // What this version does not do is refused by name, and the connection goes on.
         for request in [
-            r#"{"op":"setup_service_overlay","service":"web","mode":"auto"}"#,
-            r#"{"op":"teardown_service_overlay","service":"web"}"#,
-            r#"{"op":"allocate_ip","service":"web","join_global":false}"#,
-            r#"{"op":"release_ip","ip":"10.200.187.130"}"#,
             r#"{"op":"attach_container","handle":{"platform":"linux_pid","pid":4242},"service":"web","join_global":true}"#,
             r#"{"op":"detach_container","handle":{"platform":"linux_pid","pid":4242}}"#,
-            r#"{"op":"register_dns","name":"web.prod.local","ip":"10.200.187.130"}"#,
-            r#"{"op":"unregister_dns","name":"web.prod.local"}"#,
             r#"{"op":"write_scoped_resolver","zone":"prod.local","node_ip":"10.200.5.1","port":15353}"#,
             r#"{"op":"remove_scoped_resolver","zone":"prod.local"}"#,
             r#"{"op":"prune_orphan_bridges","live_bridge_names":["zl-prod-0-web-b"]}"#,
@@ -152,6 +174,9 @@ fn a_killed_daemon_leaves_nothing_that_hinders_the_next() {
         let next = Daemon::start(&program, &[]);
         until("the next one is ready", || next.log().contains("ready"));
         let mut wire = Wire::connect(SOCKET);
+        // It is up again before anybody asks, and to ask changes nothing.
+        assert!(link(NAME).is_some_and(|link| link.up));
+        assert_eq!(wire.status()["public_key"], key);
         assert_eq!(wire.ask(SET_UP), IS_UP);
         assert_eq!(wire.status()["public_key"], key);
         assert_ne!(wire.status()["boot_id"], boot);
@@ -162,9 +187,11 @@ fn a_killed_daemon_leaves_nothing_that_hinders_the_next() {
 #[test]
 fn signals_end_it_within_seconds_and_nothing_stays() {
     in_private_machine(|| {
-        for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        for (round, signal) in [Signal::SIGTERM, Signal::SIGINT].into_iter().enumerate() {
             let mut daemon = Daemon::start(&installed_as("zlayer-overlayd"), &[]);
             let mut wire = Wire::connect(SOCKET);
+            // What a signal took away the next start makes again.
+            assert_eq!(wire.status().get("interface").is_some(), round > 0);
             assert_eq!(wire.ask(SET_UP), IS_UP);
             assert!(is_socket(UAPI_SOCKET));
             daemon.signal(signal);
@@ -174,6 +201,39 @@ fn signals_end_it_within_seconds_and_nothing_stays() {
             assert!(!Path::new(SOCKET).exists() && !Path::new(UAPI_SOCKET).exists());
             assert!(!daemon.log().contains("making it again"), "{}", daemon.log());
         }
+    });
+}
+
+#[test]
+fn a_full_disk_refuses_changes_and_the_daemon_lives() {
+    in_private_machine(|| {
+        // Room for a journal and not much more.
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        fs::create_dir_all("/var/lib/zlayer").unwrap();
+        mount(Some("tmpfs"), "/var/lib/zlayer", Some("tmpfs"), flags, Some("size=256k")).unwrap();
+        let _daemon = Daemon::start(&installed_as("zlayer-overlayd"), &[]);
+        let mut wire = Wire::connect(SOCKET);
+        assert_eq!(wire.ask(SET_UP), IS_UP);
+        assert_eq!(wire.ask(ADD_PEER), OK);
+        let before = wire.status();
+        let filler = "/var/lib/zlayer/filler";
+        let mut file = fs::File::create(filler).unwrap();
+        while file.write_all(&[0; 512]).is_ok() {}
+        drop(file);
+        let mut refused = 0;
+        for number in 0..64 {
+            let answer =
+                wire.ask(&format!(r#"{{"op":"register_dns","name":"n{number}.prod.local","ip":"10.200.5.9"}}"#));
+            refused += usize::from(answer.contains("cannot be stored") && answer.contains("No space left on device"));
+        }
+        assert!(refused > 0);
+        let teardown = wire.ask(r#"{"op":"teardown_global_overlay"}"#);
+        assert!(teardown.contains("cannot be stored"), "{teardown}");
+        assert_eq!(wire.status()["peers"], before["peers"]);
+        assert!(link(NAME).is_some_and(|link| link.up));
+        fs::remove_file(filler).unwrap();
+        assert_eq!(wire.ask(r#"{"op":"teardown_global_overlay"}"#), OK);
+        assert_eq!(link(NAME), None);
     });
 }
 

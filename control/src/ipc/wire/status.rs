@@ -76,6 +76,9 @@ pub struct PeerStatus {
     /// Bytes of datagrams sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tx_bytes: Option<u64>,
+    /// Whether it answers, once that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub healthy: Option<bool>,
 }
 
 /// One dedicated overlay of a snapshot.

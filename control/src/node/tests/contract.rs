@@ -34,6 +34,9 @@ async fn the_examples_of_the_operations_that_are_there_get_the_answers_of_the_pa
         "remove_peer",
         "add_allowed_ip",
         "remove_allowed_ip",
+        "teardown_service_overlay",
+        "register_dns",
+        "unregister_dns",
         "teardown_global_overlay",
         "write_scoped_resolver",
         "shutdown",
@@ -41,6 +44,23 @@ async fn the_examples_of_the_operations_that_are_there_get_the_answers_of_the_pa
         assert_eq!(exchange(&mut stream, example(op)).await, answer(op));
     }
     daemon.serving.await.unwrap();
+}
+
+#[tokio::test]
+async fn the_examples_of_services_and_addresses_get_the_answers_of_the_paper() {
+    let daemon = Daemon::start().await;
+    let mut stream = UnixStream::connect(&daemon.path).await.unwrap();
+    for op in ["setup_global_overlay", "setup_service_overlay", "allocate_ip", "release_ip"] {
+        assert_eq!(exchange(&mut stream, example(op)).await, answer(op));
+    }
+    let position = EXAMPLES.iter().position(|line| line.contains("\"id\":51,")).unwrap();
+    assert_eq!(exchange(&mut stream, EXAMPLES[position]).await, EXAMPLES[position + 1]);
+    // Asked again it says the same, the name included.
+    for _ in 0..2 {
+        let dedicated = exchange(&mut stream, EXAMPLES[position + 2]).await;
+        let key = daemon.node.service_overlay("pay").unwrap().public_key().unwrap().to_base64();
+        assert_eq!(dedicated.replace(&key, "58BqK+3IPIpznbDf6U68Me8U/dCas4eBTSXh0RNaBkI="), EXAMPLES[position + 3]);
+    }
 }
 
 #[tokio::test]
@@ -97,15 +117,12 @@ async fn the_other_operations_say_what_is_missing_and_still_check_their_fields()
         let Ok(Frame::Request { request, .. }) = decode(line.as_bytes()) else { continue };
         let op = request.op();
         let missing = match op {
-            "setup_service_overlay" | "teardown_service_overlay" => "service overlays",
-            "allocate_ip" | "release_ip" => "address pools",
             "attach_container" if line.contains("windows") => {
                 let message = refused(&mut client, request).await;
                 assert_eq!(message, "WindowsContainer attach is only supported on Windows");
                 continue;
             }
             "attach_container" | "detach_container" => "attachments",
-            "register_dns" | "unregister_dns" => "name service",
             "remove_scoped_resolver" => "scoped resolver",
             "prune_orphan_bridges" => "bridges",
             "nat_tick" => "NAT traversal",

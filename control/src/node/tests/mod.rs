@@ -1,23 +1,27 @@
 //! The node behind its real server and a real socket, with doubles for device and host.
 
+mod addresses;
+mod care;
 mod contract;
 mod malformed;
 mod members;
 mod overlay;
 mod recovery;
+mod restart;
+mod services;
 
 use super::fake::Lab;
-use super::{KeyStore, Node, Tuning};
+use super::{EventSink, Node, NodeOptions, Tuning};
 use crate::ipc::client::{Client, ClientError};
 use crate::ipc::server::{Limits, serve};
 use crate::ipc::socket::BoundSocket;
 use crate::ipc::stop::Stop;
-use crate::ipc::wire::{Frame, Request, Response, StatusSnapshot, decode};
+use crate::ipc::wire::{Event, Frame, Request, Response, StatusSnapshot, decode};
 use crate::temp_dir::TempDir;
 use ginnel_engine::key::PublicKey;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
 /// A daemon without a process.
@@ -26,8 +30,19 @@ struct Daemon {
     node: Arc<Node<Lab, Lab>>,
     path: PathBuf,
     serving: JoinHandle<()>,
-    /// Holds socket and key; another daemon may be started on it.
+    heard: Arc<Heard>,
+    /// Holds socket and state; another daemon may be started on it.
     dir: Arc<TempDir>,
+}
+
+/// Keeps what the node tells.
+#[derive(Default)]
+struct Heard(Mutex<Vec<Event>>);
+
+impl EventSink for Heard {
+    fn tell(&self, event: Event) {
+        self.0.lock().unwrap().push(event);
+    }
 }
 
 impl Daemon {
@@ -35,19 +50,49 @@ impl Daemon {
         Self::start_in(Arc::new(TempDir::new())).await
     }
 
+    /// On another machine with the same disk.
     async fn start_in(dir: Arc<TempDir>) -> Self {
-        let lab = Lab::default();
-        let node = Arc::new(Node::new(lab.clone(), lab.clone(), KeyStore::new(dir.join("state")), Tuning::default()));
+        Self::start_on(dir, Lab::default()).await
+    }
+
+    async fn start_on(dir: Arc<TempDir>, lab: Lab) -> Self {
+        let heard = Arc::new(Heard::default());
+        let options = NodeOptions {
+            marker_dir: Some(dir.path().to_owned()),
+            tuning: Tuning { look_interval: Duration::from_millis(50), ..Tuning::default() },
+            events: heard.clone(),
+            ..NodeOptions::new(&dir.join("state"))
+        };
+        let node = Node::open(lab.clone(), lab.clone(), options).await.unwrap();
         let path = dir.join("s");
         let socket = BoundSocket::bind(&path, None).unwrap();
         let limits = Limits { frame_time: Duration::from_secs(2), ..Limits::default() };
         let handler = node.clone();
         let serving = tokio::spawn(async move { serve(&socket, handler, limits, Stop::default()).await });
-        Self { lab, node, path, serving, dir }
+        Self { lab, node, path, serving, heard, dir }
+    }
+
+    /// Ends as by a kill and starts again: devices go with the process, the rest of the kernel stays.
+    async fn kill_and_restart(self) -> Self {
+        let Self { lab, node, serving, dir, .. } = self;
+        serving.abort();
+        let _ = serving.await;
+        drop(node);
+        until("the process is gone", async || lab.world().links.is_empty()).await;
+        Self::start_on(dir, lab).await
     }
 
     async fn client(&self) -> Client {
         Client::connect(&self.path).await.unwrap().with_call_time(Duration::from_secs(20))
+    }
+}
+
+/// Waits until `condition` holds.
+async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let start = Instant::now();
+    while !condition().await {
+        assert!(start.elapsed() < Duration::from_secs(20), "never: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

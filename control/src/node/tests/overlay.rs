@@ -214,7 +214,7 @@ async fn what_waits_behind_a_shutdown_is_not_carried_out() {
         tokio::task::yield_now().await;
     }
     let node = daemon.node.clone();
-    let shutdown = tokio::spawn(async move { node.overlay().shut_down().await });
+    let shutdown = tokio::spawn(async move { node.stop().await });
     tokio::time::sleep(Duration::from_millis(20)).await;
     let late = tokio::spawn(async move { refused(&mut second, usual()).await });
     tokio::time::sleep(Duration::from_millis(20)).await;

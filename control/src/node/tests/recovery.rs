@@ -4,15 +4,6 @@ use super::super::fake::CHOSEN_PORT;
 use super::*;
 use ginnel_engine::event::Event;
 use ginnel_engine::key::PresharedKey;
-use std::time::Instant;
-
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let start = Instant::now();
-    while !holds().await {
-        assert!(start.elapsed() < Duration::from_secs(20), "{what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
 
 async fn until_made(daemon: &Daemon, devices: usize) {
     until("the device is made again", async || daemon.lab.world().made >= devices).await;

@@ -1,7 +1,7 @@
 //! A machine of a test's own, on which a daemon finds `/var/run`, `/var/lib` and the network of a fresh host, and leaves
 //! nothing behind. And the daemons that run on it.
 
-use crate::common::{PATIENCE, on_own_ground};
+use super::{PATIENCE, on_own_ground};
 use ginnel_control::host::{HostError, LinkInfo, Netlink, Netns};
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};

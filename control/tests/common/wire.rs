@@ -38,8 +38,11 @@ impl Wire {
     /// Receives one frame; `None` where the daemon closed.
     pub fn receive(&mut self) -> Option<String> {
         let mut length = [0; 4];
+        let gone = |error: &std::io::Error| {
+            matches!(error.kind(), std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::ConnectionReset)
+        };
         match self.0.read_exact(&mut length) {
-            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return None,
+            Err(error) if gone(&error) => return None,
             other => other.unwrap(),
         }
         let mut body = vec![0; u32::from_le_bytes(length) as usize];
@@ -47,12 +50,22 @@ impl Wire {
         Some(String::from_utf8(body).unwrap())
     }
 
-    /// Sends a request with the id 7 and returns what is in the response with that id, as text.
-    pub fn ask(&mut self, request: &str) -> String {
+    /// Sends a request with the id 7.
+    pub fn send_request(&mut self, request: &str) {
         self.send(&format!(r#"{{"frame":"request","id":7,"request":{request}}}"#));
-        let answer = self.receive().unwrap();
+    }
+
+    /// What is in the response with that id, as text; `None` where the daemon closed.
+    pub fn receive_answer(&mut self) -> Option<String> {
+        let answer = self.receive()?;
         let inside = answer.strip_prefix(r#"{"frame":"response","id":7,"response":"#).and_then(|a| a.strip_suffix('}'));
-        inside.unwrap_or_else(|| panic!("{answer}")).to_owned()
+        Some(inside.unwrap_or_else(|| panic!("{answer}")).to_owned())
+    }
+
+    /// Sends a request and returns its answer.
+    pub fn ask(&mut self, request: &str) -> String {
+        self.send_request(request);
+        self.receive_answer().unwrap()
     }
 
     /// The answer to `status`.

@@ -1,0 +1,161 @@
+//! Addresses on request: given by `allocate_ip`, taken back by `release_ip`, and cleaned up behind.
+//!
+//! The book in memory decides, the store remembers. Each decision is put in line for the disk under the lock of the book,
+//! so the disk has them in their order. Until one is there, an address that is given is nobody else's, and one that is
+//! taken back is still in use; where the disk refuses, the book goes back to what it was.
+
+use super::device::DeviceMaker;
+use super::dispatch::Node;
+use super::error::NodeError;
+use super::host::Host;
+use crate::ipam::{AddressBook, Lease as IpamLease, Place, ReleaseError};
+use crate::state::{Bridge, Lease, Pending, Service, Transaction};
+use std::net::IpAddr;
+use std::sync::{MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// What the owner of an address begins with that was given on request. Only such addresses are taken back on request.
+const ON_REQUEST: &str = "allocate_ip ";
+
+impl<M: DeviceMaker, H: Host> Node<M, H> {
+    /// Gives an address to whoever asks for `service`: from its subnet where it has one, else from the node's.
+    pub(super) async fn allocate_ip(&self, service: &str) -> Result<IpAddr, NodeError> {
+        let subnet = self.kit.store.read(|tables| {
+            let service = tables.find::<Service>(service)?;
+            tables.find::<Bridge>(&service.bridge).map(|bridge| bridge.subnet)
+        });
+        let place = subnet.map_or(Place::Node, Place::Subnet);
+        self.lease(place, format!("{ON_REQUEST}{service}")).await
+    }
+
+    /// Takes back an address that was given on request. One that nobody has is free already.
+    pub(super) async fn release_ip(&self, ip: IpAddr) -> Result<(), NodeError> {
+        let Some(lease) = self.addresses().lease(ip).cloned() else { return Ok(()) };
+        if !lease.owner.starts_with(ON_REQUEST) {
+            return Err(NodeError::LeaseOfOther { ip, owner: lease.owner });
+        }
+        match self.release(ip, &lease.owner, lease.generation).await {
+            // Somebody else asked for the same.
+            Err(NodeError::Release(ReleaseError::NotLeased(_))) => Ok(()),
+            released => released,
+        }
+    }
+
+    /// Leases an address of `place` to `owner`.
+    pub(super) async fn lease(&self, place: Place, owner: String) -> Result<IpAddr, NodeError> {
+        let (grant, pending) = {
+            let mut book = self.addresses();
+            let grant = book.allocate(place, owner.clone(), now_ms())?;
+            let record = Lease { ip: grant.ip, owner, generation: grant.generation, released_ms: None };
+            match self.kit.store.enqueue(Transaction::new().put(record)) {
+                Ok(pending) => (grant, pending),
+                Err(error) => {
+                    book.cancel(&grant);
+                    return Err(error.into());
+                }
+            }
+        };
+        if let Err(error) = pending.done().await {
+            self.addresses().cancel(&grant);
+            return Err(error.into());
+        }
+        if grant.early {
+            tracing::warn!(ip = %grant.ip, "an address is used again before it has rested: there is no other left");
+        }
+        Ok(grant.ip)
+    }
+
+    /// Takes an address back from `owner`, if it is still the lease of this generation.
+    pub(super) async fn release(&self, ip: IpAddr, owner: &str, generation: u64) -> Result<(), NodeError> {
+        let lease = IpamLease { owner: owner.to_owned(), generation };
+        self.begin_releases(|_| vec![(ip, lease)], Transaction::new())?.finish(self).await
+    }
+
+    /// Begins to take the leases back that `which` selects, in one transaction with what else it says. Fails where one of
+    /// them is not as told.
+    pub(super) fn begin_releases(
+        &self,
+        which: impl FnOnce(&AddressBook) -> Vec<(IpAddr, IpamLease)>,
+        mut transaction: Transaction,
+    ) -> Result<Leaving, NodeError> {
+        let now = now_ms();
+        let mut book = self.addresses();
+        let mut begun = Vec::new();
+        let mut outcome = Ok(());
+        for (ip, IpamLease { owner, generation }) in which(&book) {
+            if let Err(error) = book.begin_release(ip, &owner, Some(generation)) {
+                outcome = Err(error.into());
+                break;
+            }
+            begun.push(ip);
+            transaction = transaction.put(Lease { ip, owner, generation, released_ms: Some(now) });
+        }
+        let pending = outcome.and_then(|()| self.kit.store.enqueue(transaction).map_err(NodeError::from));
+        match pending {
+            Ok(pending) => Ok(Leaving { ips: begun, now, pending }),
+            Err(error) => {
+                begun.into_iter().for_each(|ip| book.call_off_release(ip));
+                Err(error)
+            }
+        }
+    }
+
+    /// Forgets addresses that have rested, on disk and where no pool has them.
+    pub(super) async fn tidy_addresses(&self) {
+        let now = now_ms();
+        let quarantine = u64::try_from(self.kit.tuning.quarantine.as_millis()).unwrap_or(u64::MAX);
+        let pending = {
+            // Whoever is given one of these is in line behind this.
+            let mut book = self.addresses();
+            book.tidy(now);
+            let rested = |lease: &&Lease| lease.released_ms.is_some_and(|at| now.saturating_sub(at) >= quarantine);
+            let ips: Vec<_> = self.kit.store.read(|tables| tables.all().filter(rested).map(|lease| lease.ip).collect());
+            let gone = ips.into_iter().filter(|ip| book.lease(*ip).is_none());
+            let transaction =
+                gone.fold(Transaction::new(), |transaction, ip| transaction.delete::<Lease>(ip.to_string()));
+            match transaction.is_empty() {
+                true => return,
+                false => self.kit.store.enqueue(transaction),
+            }
+        };
+        let forgotten = match pending {
+            Ok(pending) => pending.done().await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = forgotten {
+            tracing::debug!(%error, "released addresses stay in the state journal for now");
+        }
+    }
+
+    pub(super) fn addresses(&self) -> MutexGuard<'_, AddressBook> {
+        self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Addresses whose release is on its way to disk.
+pub(super) struct Leaving {
+    ips: Vec<IpAddr>,
+    now: u64,
+    pending: Pending,
+}
+
+impl Leaving {
+    /// Frees them once that is durable; where it cannot be, they stay with their owners.
+    pub(super) async fn finish<M: DeviceMaker, H: Host>(self, node: &Node<M, H>) -> Result<(), NodeError> {
+        let outcome = self.pending.done().await;
+        let mut book = node.addresses();
+        for ip in self.ips {
+            match outcome {
+                Ok(()) => book.finish_release(ip, self.now),
+                Err(_) => book.call_off_release(ip),
+            }
+        }
+        Ok(outcome?)
+    }
+}
+
+/// Milliseconds of Unix time.
+pub(super) fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,96 @@
+//! Names and their addresses, as asked for over IPC: kept here, answered by the name server.
+
+use super::device::DeviceMaker;
+use super::dispatch::Node;
+use super::error::NodeError;
+use super::host::Host;
+use crate::state::{Kind, Name, Transaction};
+use std::net::IpAddr;
+
+/// Names at once: ten for each address of a /16 that is used up would be more, but no node has that many workloads.
+const NAMES_MAX: usize = 100_000;
+
+/// Addresses of one name. An answer over UDP holds about as many of the larger kind (RFC 6891 with 1,232 bytes).
+const ADDRESSES_MAX: usize = 32;
+
+/// Longest name, without the dot at its end (RFC 1035, section 2.3.4).
+const NAME_BYTES_MAX: usize = 253;
+
+/// Longest label.
+const LABEL_BYTES_MAX: usize = 63;
+
+impl<M: DeviceMaker, H: Host> Node<M, H> {
+    /// Gives a name an address, beside those it has.
+    pub(super) async fn register_name(&self, name: &str, ip: IpAddr) -> Result<(), NodeError> {
+        let name = normalize(name)?;
+        let _order = self.names_order.lock().await;
+        let known = self.kit.store.find::<Name>(&name);
+        if known.is_none() && self.kit.store.read(|tables| tables.count(Kind::Name)) >= NAMES_MAX {
+            return Err(NodeError::TooMany { what: "names", max: NAMES_MAX });
+        }
+        let mut addresses = known.map(|known| known.addresses).unwrap_or_default();
+        if addresses.contains(&ip) {
+            return Ok(());
+        }
+        if addresses.len() >= ADDRESSES_MAX {
+            return Err(NodeError::TooMany { what: "addresses of this name", max: ADDRESSES_MAX });
+        }
+        addresses.push(ip);
+        self.kit.commit(Transaction::new().put(Name { name, addresses })).await
+    }
+
+    /// Takes a name away, with all its addresses. One that is not there is gone already.
+    pub(super) async fn unregister_name(&self, name: &str) -> Result<(), NodeError> {
+        let name = normalize(name)?;
+        let _order = self.names_order.lock().await;
+        if self.kit.store.find::<Name>(&name).is_none() {
+            return Ok(());
+        }
+        self.kit.commit(Transaction::new().delete::<Name>(name)).await
+    }
+}
+
+/// The name in lower case and without the dot at its end.
+fn normalize(text: &str) -> Result<String, NodeError> {
+    let bad = |reason| NodeError::DnsName { name: text.to_owned(), reason };
+    let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+    if name.is_empty() || name.len() > NAME_BYTES_MAX {
+        return Err(bad("it needs 1 to 253 characters"));
+    }
+    for label in name.split('.') {
+        if label.is_empty() || label.len() > LABEL_BYTES_MAX {
+            return Err(bad("each part between dots needs 1 to 63 characters"));
+        }
+        // Underscores are no host names, but service names have them (RFC 8552).
+        if !label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)) {
+            return Err(bad("letters, digits, '-' and '_' are allowed"));
+        }
+        if label.starts_with('-') || label.ends_with('-') {
+            return Err(bad("no part begins or ends with '-'"));
+        }
+    }
+    Ok(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_one_whatever_their_case_and_last_dot() {
+        for text in ["web.prod.local", "Web.PROD.local.", "_http._tcp.web", "a", "1.2", "xn--bcher-kva.example"] {
+            let name = normalize(text).unwrap();
+            assert_eq!(name, text.trim_end_matches('.').to_lowercase());
+        }
+    }
+
+    #[test]
+    fn what_is_no_name_is_refused() {
+        let long = "a".repeat(64);
+        let longer = ["a".repeat(63).as_str(); 4].join(".");
+        for text in ["", ".", "..", "a..b", ".a", "a b", "a/b", "é", "-a", "a-.b", "a\0", "*.a", &long, &longer] {
+            let error = normalize(text).unwrap_err().to_string();
+            assert!(error.starts_with("invalid DNS name"), "{error}");
+        }
+    }
+}

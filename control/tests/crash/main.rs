@@ -1,0 +1,174 @@
+//! A daemon that is killed at any moment, again and again, on a real kernel: whatever it was doing, the next start finds
+//! what was confirmed, brings the kernel to exactly that before anybody asks, and touches nothing of others.
+//!
+//! ```text
+//! operations ─► daemon ── kill −9 at a random moment ─► start (some starts are killed, too) ─► journal  ∈ what it may be
+//!      └─► model: the states it may be in                                                  ├─► kernel   = journal
+//!                                                                                          ├─► answers  = journal
+//!                                                                                          └─► look-alikes as they were
+//! ```
+//!
+//! A failure names its seed; `GINNEL_TEST_SEED` takes it again. What a seed fixes is the operations and the planned
+//! moments; where exactly a kill strikes is up to the machine.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod kernel;
+mod model;
+
+use common::machine::{Daemon, in_private_machine, installed_as};
+use common::until;
+use common::wire::Wire;
+use kernel::LookAlikes;
+use model::{Operation, World};
+use nix::sys::signal::Signal;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use std::path::PathBuf;
+use std::time::Duration;
+
+const SOCKET: &str = "/var/run/zlayer-overlayd.sock";
+
+/// Kills in each of the parallel campaigns; 200 in all.
+const KILLS: u32 = 50;
+
+/// Operations of one life, at most.
+const OPERATIONS_MAX: u32 = 8;
+
+/// The longest operations take a few milliseconds, most some tenths, a start some tens; kills are spread over either, more
+/// of them early in an operation.
+const OPERATION_TIME: Duration = Duration::from_millis(5);
+const START_TIME: Duration = Duration::from_millis(40);
+
+#[test]
+fn nothing_is_lost_first_campaign() {
+    campaign(0);
+}
+
+#[test]
+fn nothing_is_lost_second_campaign() {
+    campaign(1);
+}
+
+#[test]
+fn nothing_is_lost_third_campaign() {
+    campaign(2);
+}
+
+#[test]
+fn nothing_is_lost_fourth_campaign() {
+    campaign(3);
+}
+
+fn campaign(number: u64) {
+    let seed = match std::env::var("GINNEL_TEST_SEED") {
+        Ok(seed) => seed.parse().expect("a seed is a number"),
+        Err(_) => rand::random::<u64>().wrapping_add(number),
+    };
+    println!("GINNEL_TEST_SEED={seed}");
+    in_private_machine(|| {
+        Campaign {
+            rng: StdRng::seed_from_u64(seed),
+            program: installed_as("zlayer-overlayd"),
+            look_alikes: LookAlikes::plant(),
+            world: World::default(),
+            answered: 0,
+            interrupted: 0,
+        }
+        .run();
+    });
+}
+
+struct Campaign {
+    rng: StdRng,
+    program: PathBuf,
+    look_alikes: LookAlikes,
+    world: World,
+    answered: u32,
+    interrupted: u32,
+}
+
+impl Campaign {
+    fn run(&mut self) {
+        let mut kills = 0;
+        while kills < KILLS {
+            let (mut daemon, mut wire) = self.start(&mut kills);
+            for _ in 0..self.rng.random_range(0..OPERATIONS_MAX) {
+                let operation = self.draw();
+                let answer = wire.ask(&operation.request());
+                self.world = self.world.answered(&operation, &answer);
+            }
+            if self.rng.random_bool(0.03) {
+                let answer = wire.ask(&Operation::Shutdown.request());
+                self.world = self.world.answered(&Operation::Shutdown, &answer);
+                assert!(daemon.end().0.success());
+                continue;
+            }
+            // Of two, one that takes longer, if there is one.
+            let operation = Some(self.draw()).filter(Operation::is_long).unwrap_or_else(|| self.draw());
+            match self.rng.random_range(0..10) {
+                // A signal is an end with nothing in progress: all goes from the kernel and nothing from the disk.
+                0 => self.terminate(daemon),
+                _ => {
+                    kills += 1;
+                    self.kill_during(daemon, &mut wire, &operation);
+                }
+            }
+        }
+        drop(self.start(&mut kills));
+        println!(
+            "{kills} kills: {} before an answer, {} behind one, the others at a start",
+            self.interrupted, self.answered
+        );
+    }
+
+    fn draw(&mut self) -> Operation {
+        Operation::draw(&mut self.rng, &self.world)
+    }
+
+    /// Starts a daemon, after some that are killed while they start, and looks at everything.
+    fn start(&mut self, kills: &mut u32) -> (Daemon, Wire) {
+        while self.rng.random_bool(0.2) {
+            let mut daemon = Daemon::start(&self.program, &[]);
+            std::thread::sleep(START_TIME.mul_f64(self.rng.random()));
+            daemon.signal(Signal::SIGKILL);
+            daemon.end();
+            *kills += 1;
+        }
+        let daemon = Daemon::start(&self.program, &[]);
+        let mut wire = Wire::connect(SOCKET);
+        // The first answer comes when all is up.
+        let status = wire.status();
+        let tables = kernel::journal();
+        self.world = self.world.found(&tables);
+        kernel::check(&tables);
+        model::check_status(&tables, &status);
+        self.look_alikes.check();
+        (daemon, wire)
+    }
+
+    fn kill_during(&mut self, mut daemon: Daemon, wire: &mut Wire, operation: &Operation) {
+        wire.send_request(&operation.request());
+        std::thread::sleep(OPERATION_TIME.mul_f64(self.rng.random::<f64>().powi(4)));
+        daemon.signal(Signal::SIGKILL);
+        daemon.end();
+        self.world = match wire.receive_answer() {
+            // What was answered holds.
+            Some(answer) => {
+                self.answered += 1;
+                self.world.answered(operation, &answer)
+            }
+            None => {
+                self.interrupted += 1;
+                self.world.interrupted(operation)
+            }
+        };
+    }
+
+    fn terminate(&mut self, mut daemon: Daemon) {
+        daemon.signal(Signal::SIGTERM);
+        assert!(daemon.end().0.success());
+        until("nothing of ours is left", || kernel::links_of_ours().is_empty());
+        self.look_alikes.check();
+    }
+}
