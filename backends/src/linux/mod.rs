@@ -2,6 +2,7 @@
 
 mod clock;
 mod gso_limit;
+pub mod local;
 mod sys;
 pub mod tun;
 pub mod udp;

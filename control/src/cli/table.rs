@@ -201,6 +201,7 @@ pub(super) mod tests {
             totals: [("tun_rx_units", 10), ("tun_rx_packets", 450), ("link_tx_trains", 20), ("link_tx_datagrams", 882)]
                 .map(|(name, count)| (name.to_owned(), count))
                 .into(),
+            ..StatusSnapshot::default()
         }
     }
 

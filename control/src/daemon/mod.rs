@@ -23,7 +23,11 @@ pub(crate) use defaults::program_name;
 pub use defaults::{Surroundings, System};
 
 use crate::host::{HostError, Netlink};
-use crate::ipc::server::{Limits, serve};
+use crate::ipc::access::Policy;
+use crate::ipc::events::EventHub;
+use crate::ipc::health::HealthBoard;
+use crate::ipc::live::Live;
+use crate::ipc::server::{Server, ServerSettings};
 use crate::ipc::socket::{BindError, BoundSocket};
 use crate::ipc::stop::Stop;
 use crate::node::{DeviceMaker, Host, KernelDevices, KeyStore, Node, Tuning};
@@ -148,7 +152,7 @@ async fn live<M: DeviceMaker, H: Host>(
     let notifier = Notifier::of_process();
     notifier.ready();
     let asked_by = tokio::select! {
-        () = serve(&socket, node.clone(), Limits::default(), Stop::default()) => "a request",
+        () = Server::new(node.clone(), Live::new(ServerSettings { policy: Policy { admin: socket.lets_in(), ..Policy::default() }, ..ServerSettings::default() }), EventHub::default(), HealthBoard::default(), Stop::default()).serve(&socket) => "a request",
         name = signals.next() => name,
     };
     tracing::info!(asked_by, "shutting down");

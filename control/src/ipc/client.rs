@@ -87,16 +87,24 @@ impl Client {
     /// # Errors
     /// [`ClientError`]; an `err` answer is [`ClientError::Refused`] and leaves the connection usable.
     pub async fn call(&mut self, request: Request) -> Result<Response, ClientError> {
+        match self.ask(request).await? {
+            Response::Err(fault) => Err(ClientError::Refused(fault.message)),
+            response => Ok(response),
+        }
+    }
+
+    /// The same, with a refusal as the answer it is.
+    ///
+    /// # Errors
+    /// [`ClientError`], but for [`ClientError::Refused`].
+    pub async fn ask(&mut self, request: Request) -> Result<Response, ClientError> {
         if std::mem::replace(&mut self.spent, true) {
             return Err(ClientError::Spent);
         }
         let answer = timeout(self.call_time, self.exchange(request)).await;
         let response = answer.unwrap_or(Err(ClientError::TimedOut(self.call_time)))?;
         self.spent = false;
-        match response {
-            Response::Err { message } => Err(ClientError::Refused(message)),
-            response => Ok(response),
-        }
+        Ok(response)
     }
 
     async fn exchange(&mut self, request: Request) -> Result<Response, ClientError> {

@@ -1,7 +1,10 @@
 //! The socket of the daemon: where orders come from, open to its owner and one group.
 
+use super::access::Principal;
 use crate::socket_file::{Access, ListenError, SocketFile, listen};
+use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use tokio::net::UnixListener;
 
@@ -77,6 +80,14 @@ impl BoundSocket {
     #[must_use]
     pub fn listener(&self) -> &UnixListener {
         &self.listener
+    }
+
+    /// Whom the file lets in, besides root: its owner, and its group where the mode says so.
+    #[must_use]
+    pub fn lets_in(&self) -> Vec<Principal> {
+        let Ok(file) = fs::metadata(self.path()) else { return Vec::new() };
+        let group = (file.mode() & 0o020 != 0).then_some(Principal::Group(file.gid()));
+        [Principal::User(0), Principal::User(file.uid())].into_iter().chain(group).collect()
     }
 
     /// Where it listens.

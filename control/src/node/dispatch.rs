@@ -6,12 +6,17 @@
 use super::device::DeviceMaker;
 use super::error::NodeError;
 use super::host::Host;
+use super::inventory;
 use super::key_store::KeyStore;
 use super::overlay::{GlobalOverlay, Tuning};
 use super::settings::Settings;
 use super::status;
-use crate::ipc::server::{Caller, Handler};
-use crate::ipc::wire::{AttachHandle, NatStatus, PeerScope, Request, Response, SetupGlobalOverlay, StatusSnapshot};
+use crate::ipc::server::{Handler, Order};
+use crate::ipc::sync::Keep;
+use crate::ipc::wire::{
+    AttachHandle, Fault, ListPage, ListQuery, NatStatus, ObjectName, PeerScope, Request, Response, SetupGlobalOverlay,
+    StatusSnapshot,
+};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Everything a daemon knows and does, without its process and its socket.
@@ -100,6 +105,15 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             }
             Request::PruneOrphanBridges { .. } => not_there(op, "bridges"),
             Request::NatTick => not_there(op, "NAT traversal"),
+            // The server answers these itself.
+            Request::Hello { .. }
+            | Request::Subscribe(_)
+            | Request::Unsubscribe
+            | Request::List(_)
+            | Request::BeginSync(_)
+            | Request::EndSync { .. }
+            | Request::Gc(_)
+            | Request::Health => not_there(op, "way to it but the socket"),
         }
     }
 
@@ -128,20 +142,20 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
 }
 
 impl<M: DeviceMaker, H: Host> Handler for Node<M, H> {
-    async fn handle(&self, caller: Caller, request: Request) -> Response {
-        let (op, reads_only) = (request.op(), request.reads_only());
-        match self.carry_out(request).await {
-            Ok(response) => {
-                if !reads_only {
-                    tracing::info!(op, uid = caller.uid, pid = caller.pid, "carried out");
-                }
-                response
-            }
-            Err(error) => {
-                tracing::warn!(op, uid = caller.uid, pid = caller.pid, %error, "refused");
-                error.into()
-            }
-        }
+    async fn handle(&self, order: Order) -> Response {
+        self.carry_out(order.request).await.unwrap_or_else(Response::from)
+    }
+
+    async fn list(&self, query: &ListQuery) -> Result<ListPage, Fault> {
+        Ok(inventory::page(&self.status().await, query))
+    }
+
+    async fn retain(&self, keep: &Keep) -> Result<Vec<ObjectName>, Fault> {
+        inventory::retain(&self.overlay, keep).await.map_err(|error| Fault::new(error.code(), error.to_string()))
+    }
+
+    fn boot_id(&self) -> String {
+        self.boot_id.clone()
     }
 }
 

@@ -6,7 +6,7 @@
 use super::device::SlotError;
 use super::key_store::KeyStoreError;
 use crate::host::HostError;
-use crate::ipc::wire::Response;
+use crate::ipc::wire::{ErrorCode, Fault, Response};
 
 /// Why a request was not carried out. Nothing has changed then.
 #[derive(Debug, thiserror::Error)]
@@ -100,8 +100,30 @@ pub enum NodeError {
     Stopping,
 }
 
+impl NodeError {
+    /// What kind of refusal it is, for programs.
+    #[must_use]
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::ClusterCidr { .. }
+            | Self::SliceCidr { .. }
+            | Self::Names { .. }
+            | Self::Endpoint { .. }
+            | Self::Cidr { .. } => ErrorCode::InvalidArgument,
+            Self::OtherOverlay { .. } => ErrorCode::Conflict,
+            Self::NoServiceOverlay(_) => ErrorCode::NotFound,
+            Self::Keys(_) => ErrorCode::Storage,
+            Self::Create(_) | Self::ConfigureDevice(_) | Self::ConfigureHost(_) | Self::Peer { .. } => {
+                ErrorCode::System
+            }
+            Self::OtherSystem(_) | Self::NotThere { .. } => ErrorCode::Unsupported,
+            Self::Stopping => ErrorCode::Stopping,
+        }
+    }
+}
+
 impl From<NodeError> for Response {
     fn from(error: NodeError) -> Self {
-        Response::Err { message: error.to_string() }
+        Response::Err(Fault::new(error.code(), error.to_string()))
     }
 }

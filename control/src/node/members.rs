@@ -74,6 +74,27 @@ impl<M: DeviceMaker, H: Host> GlobalOverlay<M, H> {
         Ok(())
     }
 
+    /// Removes the peers that `keeps` says no to, which it is asked when no other change is in progress. Returns them.
+    ///
+    /// # Errors
+    /// [`NodeError`]; all peers are as before then.
+    pub(super) async fn retain_peers(&self, keeps: impl Fn(&PublicKey) -> bool) -> Result<Vec<PublicKey>, NodeError> {
+        const OP: &str = "remove_peer";
+        let _turn = self.turn().await?;
+        let gone: Vec<_> = self.peers().iter().map(|(key, _)| *key).filter(|key| !keeps(key)).collect();
+        if let Some(live) = self.view().live
+            && !gone.is_empty()
+        {
+            let peers = gone.iter().map(|key| PeerUpdate { remove: true, ..PeerUpdate::new(*key) }).collect();
+            let update = DeviceUpdate { peers, ..DeviceUpdate::default() };
+            live.device.apply(update).await.map_err(|error| failed(OP)(error.to_string()))?;
+        }
+        let mut peers = self.peers();
+        gone.iter().for_each(|key| peers.remove(key));
+        drop(peers);
+        Ok(gone)
+    }
+
     /// Routes a prefix to a known peer.
     ///
     /// # Errors

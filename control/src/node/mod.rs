@@ -22,6 +22,7 @@ mod endpoint;
 mod error;
 mod events;
 mod host;
+mod inventory;
 mod kernel;
 mod key_store;
 mod members;

@@ -7,14 +7,17 @@
 //! interface  TUN ioctls and settings of a link
 //! message    recvmmsg and sendmmsg
 //! control    the control data of messages: bytes, no `unsafe`
+//! local      descriptors from other processes, the groups of a peer
 //! mod        socket options, the steering program
 //! ```
 
 mod control;
 mod interface;
+mod local;
 mod message;
 
 pub use interface::{LinkSetting, attach_tun, link_mtu, set_link, set_tun_offloads, set_vnet_header_bytes};
+pub use local::{DESCRIPTORS_MAX, Received, peer_groups, receive, take_inherited};
 pub use message::{MESSAGES_MAX, Parcel, Receiver, Sender};
 
 use std::io;

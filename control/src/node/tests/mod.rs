@@ -1,6 +1,7 @@
 //! The node behind its real server and a real socket, with doubles for device and host.
 
 mod contract;
+mod inventory;
 mod malformed;
 mod members;
 mod overlay;
