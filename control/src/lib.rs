@@ -4,6 +4,7 @@
 
 pub mod bare;
 pub mod cli;
+pub mod config;
 pub mod daemon;
 pub mod demo;
 mod flags;

@@ -21,14 +21,12 @@ pub enum ConditionCode {
     ConnectionsFull,
     /// New connections are turned away because the process has no descriptor left.
     DescriptorsExhausted,
-    /// The log loses lines.
-    LogLost,
 }
 
 impl ConditionCode {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::ConfigInvalid, Self::RestartNeeded, Self::ConnectionsFull, Self::DescriptorsExhausted, Self::LogLost];
+    pub const ALL: [Self; 4] =
+        [Self::ConfigInvalid, Self::RestartNeeded, Self::ConnectionsFull, Self::DescriptorsExhausted];
 
     /// Its word on the wire.
     #[must_use]
@@ -38,7 +36,6 @@ impl ConditionCode {
             Self::RestartNeeded => "restart_needed",
             Self::ConnectionsFull => "connections_full",
             Self::DescriptorsExhausted => "descriptors_exhausted",
-            Self::LogLost => "log_lost",
         }
     }
 }
@@ -154,7 +151,7 @@ mod tests {
     fn there_is_a_bound() {
         let board = HealthBoard::default();
         for number in 0..2 * CONDITIONS_MAX {
-            board.raise(ConditionCode::LogLost, Some(&number.to_string()), Severity::Info, "t", None);
+            board.raise(ConditionCode::ConfigInvalid, Some(&number.to_string()), Severity::Info, "t", None);
         }
         assert_eq!(board.health().conditions.len(), CONDITIONS_MAX);
     }

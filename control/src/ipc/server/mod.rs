@@ -35,6 +35,7 @@ use super::sync::Keep;
 use super::wire::{Fault, ListPage, ListQuery, ObjectName, Request, Response, Role, Severity};
 use crate::log_budget::LogBudget;
 use connection::Connection;
+pub(crate) use desk::AUDIT;
 use desk::Desk;
 use spare::Spare;
 use std::os::fd::OwnedFd;
