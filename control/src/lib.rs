@@ -17,3 +17,4 @@ mod socket_file;
 #[cfg(test)]
 mod temp_dir;
 pub mod uapi;
+mod utc;

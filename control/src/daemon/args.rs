@@ -56,6 +56,12 @@ struct Program {
 impl DaemonArgs {
     /// Reads the command line of a daemon process.
     pub(super) fn parse(system: System, argv: Vec<OsString>) -> Result<Self, clap::Error> {
+        let matches = Self::command(system).try_get_matches_from(argv)?;
+        Program::from_arg_matches(&matches).map(|program| program.args)
+    }
+
+    /// The command line under the name of `system`.
+    pub(crate) fn command(system: System) -> clap::Command {
         let mut command =
             Program::command().name(system.program()).bin_name(system.program()).version(system.version());
         if system == System::Zlayer {
@@ -68,8 +74,7 @@ impl DaemonArgs {
                     arg.help("Directory of the control sockets for wg(8) [default: /var/run/wireguard; with another data directory, run/wireguard in that]")
                 });
         }
-        let matches = command.try_get_matches_from(argv)?;
-        Program::from_arg_matches(&matches).map(|program| program.args)
+        command
     }
 }
 

@@ -3,7 +3,7 @@
 //! Owns the limit of 8 MiB and the rule that memory follows the bytes that arrive, not the length that was announced.
 //! What the bytes mean is [`super::wire`].
 
-use super::wire::Frame;
+use serde::Serialize;
 use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -89,11 +89,11 @@ pub async fn write_frame<W: AsyncWrite + Unpin>(writer: &mut W, body: &[u8]) -> 
     Ok(())
 }
 
-/// A whole frame, prefix and all. What is longer than [`FRAME_BYTES_MAX`] and the prefix must not be sent.
+/// `frame` as a whole frame, prefix and all. What is longer than [`FRAME_BYTES_MAX`] and the prefix must not be sent.
 ///
 /// # Errors
 /// Where `frame` cannot be written as JSON.
-pub fn encode(frame: &Frame) -> Result<Vec<u8>, serde_json::Error> {
+pub fn encode<T: Serialize>(frame: &T) -> Result<Vec<u8>, serde_json::Error> {
     let mut bytes = vec![0; PREFIX_BYTES];
     serde_json::to_writer(&mut bytes, frame)?;
     set_length(&mut bytes);

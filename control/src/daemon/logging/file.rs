@@ -4,7 +4,7 @@
 
 use super::LogFilesSetup;
 use super::record::Record;
-use super::time::{Date, date, day};
+use crate::utc::{Date, date, day};
 use nix::fcntl::OFlag;
 use nix::unistd::geteuid;
 use std::fs::{self, DirBuilder, File, OpenOptions};

@@ -16,7 +16,6 @@ mod limit;
 #[cfg(feature = "otlp")]
 mod otlp;
 mod record;
-mod time;
 mod writer;
 
 use crate::config::LogFormat;

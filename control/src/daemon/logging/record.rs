@@ -1,6 +1,6 @@
 //! A line of the log as facts, and its two written forms.
 
-use super::time::rfc3339;
+use crate::utc::rfc3339;
 use serde_json::{Map, Value};
 use std::fmt::Write;
 use std::time::SystemTime;

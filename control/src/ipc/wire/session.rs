@@ -1,6 +1,6 @@
 //! What a connection says of itself and is told about the daemon, and what it subscribes to.
 
-use super::{ErrorCode, EventKind};
+use super::EventKind;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -76,16 +76,4 @@ pub struct Subscribed {
     pub complete: bool,
     /// Events that are gone, where they can be counted: an upper bound.
     pub lost: u64,
-}
-
-impl ErrorCode {
-    /// What a client that knows exit codes of sysexits would end with.
-    #[must_use]
-    pub fn exit_code(self) -> u8 {
-        match self {
-            Self::Forbidden => 77,
-            code if code.is_retryable() => 75,
-            _ => 1,
-        }
-    }
 }

@@ -1,22 +1,22 @@
-//! Points in time as the log writes them: UTC, RFC 3339.
+//! Points in time as they are written for people and programs: UTC, RFC 3339.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Year, month and day.
-pub(super) type Date = (i64, u32, u32);
+pub(crate) type Date = (i64, u32, u32);
 
 /// Date of a point in time.
-pub(super) fn date(time: SystemTime) -> Date {
+pub(crate) fn date(time: SystemTime) -> Date {
     civil(secs(time) / 86_400)
 }
 
 /// `YYYY-MM-DD`.
-pub(super) fn day((year, month, day): Date) -> String {
+pub(crate) fn day((year, month, day): Date) -> String {
     format!("{year:04}-{month:02}-{day:02}")
 }
 
 /// Date and time to the millisecond.
-pub(super) fn rfc3339(time: SystemTime) -> String {
+pub(crate) fn rfc3339(time: SystemTime) -> String {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let (secs, ms) = (since.as_secs(), since.subsec_millis());
     let (hour, minute, second) = (secs / 3_600 % 24, secs / 60 % 60, secs % 60);
