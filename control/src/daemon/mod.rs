@@ -118,6 +118,9 @@ pub fn run(args: &DaemonArgs, system: System) -> ExitCode {
     }
     let setup = Setup::new(args, &file, system, &Surroundings::of_process());
     let log = Log::start(&setup.log);
+    for key in file.unread() {
+        tracing::warn!(key, "this version has nothing that goes by this key of the configuration");
+    }
     descriptors::raise_limit();
     let devices = KernelDevices::new(&setup.uapi_dir);
     match run_with(&setup, Some(&log), devices, Netlink::open) {
