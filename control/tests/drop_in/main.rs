@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod machine;
+mod service;
 mod wire;
 
 use common::{GINNEL, until};
@@ -56,7 +57,9 @@ fn wg(arguments: &str) -> Option<String> {
 }
 
 fn ginnel(args: &[&str]) -> Output {
-    Command::new(GINNEL).args(args).env_remove("ZLAYER_DATA_DIR").output().unwrap()
+    let mut command = Command::new(GINNEL);
+    ["ZLAYER_DATA_DIR", "GINNEL_SOCKET", "GINNEL_DATA_DIR"].iter().for_each(|name| drop(command.env_remove(name)));
+    command.args(args).output().unwrap()
 }
 
 #[test]
