@@ -44,7 +44,7 @@ impl Drop for Directory {
 fn lease(number: u32) -> Transaction {
     let ip = IpAddr::from((0x0ac8_0000 + (number & 0xffff)).to_be_bytes());
     let owner = format!("attachment pid {number}");
-    Transaction::new().put(Lease { ip, owner, generation: number.into(), released_ms: None })
+    Transaction::new().put(Lease { ip, owner, generation: number.into(), given_ms: 0, released_ms: None })
 }
 
 fn commit(criterion: &mut Criterion) {

@@ -2,6 +2,7 @@
 
 use ginnel_engine::limits::WORKERS_MAX;
 use ginnel_engine::port::Offload;
+use tracing_subscriber::EnvFilter;
 
 /// The offload called `name`.
 pub(crate) fn offload(name: &str) -> Result<Offload, String> {
@@ -14,6 +15,14 @@ pub(crate) fn offload(name: &str) -> Result<Offload, String> {
 pub(crate) fn workers(text: &str) -> Result<usize, String> {
     let workers = text.parse().map_err(|_| "a number is wanted".to_owned())?;
     if workers <= WORKERS_MAX { Ok(workers) } else { Err(format!("a device has at most {WORKERS_MAX} workers")) }
+}
+
+/// A filter of the log.
+pub(crate) fn log_filter(text: &str) -> Result<String, String> {
+    match EnvFilter::try_new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 #[cfg(test)]

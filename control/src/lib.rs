@@ -5,6 +5,7 @@
 pub mod attach;
 pub mod bare;
 pub mod cli;
+pub mod config;
 pub mod daemon;
 pub mod demo;
 pub mod firewall;
@@ -21,3 +22,4 @@ pub mod state;
 #[cfg(test)]
 mod temp_dir;
 pub mod uapi;
+mod utc;

@@ -31,6 +31,12 @@ impl LogBudget {
         self.lines += 1;
         Some(std::mem::take(&mut self.withheld))
     }
+
+    /// How many lines were withheld in a window that is over; they are told then and not again.
+    pub(crate) fn remainder(&mut self, now: Instant) -> u64 {
+        let over = self.window_start.is_some_and(|start| now.saturating_duration_since(start) >= self.window);
+        if over { std::mem::take(&mut self.withheld) } else { 0 }
+    }
 }
 
 #[cfg(test)]

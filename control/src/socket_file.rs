@@ -241,9 +241,26 @@ mod tests {
         let (_listener, file) = listen(&path, PRIVATE).unwrap();
         assert!(UnixStream::connect(file.path()).is_ok());
         drop(file);
+        let not_a_socket = || matches!(listen(&path, PRIVATE), Err(ListenError::NotASocket));
         fs::write(&path, "precious").unwrap();
-        assert!(matches!(listen(&path, PRIVATE), Err(ListenError::NotASocket)));
+        assert!(not_a_socket());
         assert_eq!(fs::read(&path).unwrap(), b"precious");
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert!(not_a_socket() && path.is_dir());
+        fs::remove_dir(&path).unwrap();
+        // Links are not followed: to a file, to nothing, to a dead socket, to a living one.
+        let dead = dir.join("dead");
+        drop(UnixListener::bind(&dead).unwrap());
+        let _living = UnixListener::bind(dir.join("living")).unwrap();
+        fs::write(dir.join("file"), "precious").unwrap();
+        for target in ["file", "nothing", "dead", "living"] {
+            std::os::unix::fs::symlink(dir.join(target), &path).unwrap();
+            assert!(not_a_socket(), "{target}");
+            assert_eq!(fs::read_link(&path).unwrap(), dir.join(target));
+            fs::remove_file(&path).unwrap();
+        }
+        assert!(dead.exists() && dir.join("living").exists() && !dir.join("nothing").exists());
     }
 
     #[test]

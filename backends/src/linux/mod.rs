@@ -3,6 +3,7 @@
 pub mod calls;
 mod clock;
 mod gso_limit;
+pub mod local;
 pub mod steer;
 mod sys;
 pub mod tun;

@@ -122,7 +122,7 @@ fn fill(data: &Path, arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     for number in 0..arguments.leases {
         let grant = pool.allocate("", 0)?;
         let owner = format!("attachment pid {number}");
-        all = all.put(Lease { ip: grant.ip, owner, generation: grant.generation, released_ms: None });
+        all = all.put(Lease { ip: grant.ip, owner, generation: grant.generation, given_ms: 0, released_ms: None });
     }
     for number in 0..arguments.services {
         let (service, bridge) = (format!("s{number}"), format!("zl-bench-{number}-b"));

@@ -1,13 +1,15 @@
 //! Output for programs. Fields that do not apply are `null`, never missing; keys are base64 throughout; times are Unix
 //! seconds. Within one `schema` fields are only ever added.
 
-use crate::ipc::wire::{DedicatedServiceStatus, OffloadStatus, PeerStatus, StatusSnapshot};
+use crate::ipc::wire::{Condition, DedicatedServiceStatus, Health, OffloadStatus, PeerStatus, StatusSnapshot};
 use ginnel_engine::key::PublicKey;
 use serde::Serialize;
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-const SCHEMA: u32 = 1;
+/// Version of all that is written for programs.
+pub(super) const SCHEMA: u32 = 1;
 
 #[derive(Serialize)]
 struct Status<'a> {
@@ -26,6 +28,10 @@ struct Status<'a> {
     drops: &'a BTreeMap<String, u64>,
     workers: Option<u32>,
     totals: &'a BTreeMap<String, u64>,
+    attachment_count: Option<u32>,
+    lease_count: Option<u32>,
+    epoch: Option<u64>,
+    health: &'a [Condition],
 }
 
 #[derive(Serialize)]
@@ -62,12 +68,21 @@ pub(super) fn status(status: &StatusSnapshot) -> String {
         drops: &status.drops,
         workers: status.workers,
         totals: &status.totals,
+        attachment_count: status.attachment_count,
+        lease_count: status.lease_count,
+        epoch: status.epoch,
+        health: &status.health,
     })
 }
 
 /// Its peers alone.
 pub(super) fn peers(status: &StatusSnapshot) -> String {
     text(&Peers { schema: SCHEMA, peers: status.peers.iter().map(peer).collect() })
+}
+
+/// What is wrong.
+pub(super) fn health(health: &Health) -> String {
+    text(&json!({"schema": SCHEMA, "ok": health.ok, "conditions": health.conditions}))
 }
 
 /// The base64 form of a key the wire has in hexadecimal; what is neither is passed on.
@@ -86,7 +101,8 @@ fn peer(peer: &PeerStatus) -> Peer<'_> {
     }
 }
 
-fn text(value: &impl Serialize) -> String {
+/// A value over several lines.
+pub(super) fn text(value: &impl Serialize) -> String {
     // Serialising strings and numbers into memory has no way to fail.
     let mut text = serde_json::to_string_pretty(value).unwrap_or_default();
     text.push('\n');
@@ -97,7 +113,7 @@ fn text(value: &impl Serialize) -> String {
 mod tests {
     use super::super::table::tests::{fresh, snapshot};
     use super::*;
-    use serde_json::{Value, json};
+    use serde_json::Value;
 
     #[test]
     fn every_field_is_there_in_every_state() {

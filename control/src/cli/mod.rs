@@ -6,15 +6,24 @@
 //! | `ginnel-device`, `wireguard-go` | one bare WireGuard device |
 //! | anything else | this command line |
 //!
-//! Exit status: 0 done, 1 refused or failed, 2 wrong usage, 69 no daemon to talk to (`EX_UNAVAILABLE` of sysexits).
+//! Exit status: 0 done, 1 refused or failed, 2 wrong usage, and of sysexits.h 69 no daemon to talk to, 75 try again, 77 not
+//! permitted.
 
+mod call;
 mod client;
+mod events;
 mod json;
+mod lists;
+mod papers;
+mod show;
+mod style;
 mod table;
 
 use crate::daemon::{DaemonArgs, System, main_with, program_name, run};
+use crate::ipc::wire::ObjectKind;
 use crate::{bare, demo};
-use clap::Parser;
+use clap::{CommandFactory, Parser};
+use clap_complete::Shell;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -32,6 +41,27 @@ enum Command {
     Status(client::Args),
     /// Show its peers
     Peers(client::Args),
+    /// Show its service overlays
+    Services(client::Args),
+    /// Show the workloads attached
+    Attachments(client::Args),
+    /// Show the addresses given out
+    Leases(client::Args),
+    /// Show what is wrong; status 1 if something does not work
+    Health(client::Args),
+    /// Show what happened, and with -f what happens
+    Events(events::EventArgs),
+    /// Send a request of the wire and print the answer
+    Call(call::CallArgs),
+    /// Print the JSON Schema of the wire
+    Schema,
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print or write manual pages
+    Man(papers::ManArgs),
     /// Show an overlay at work on this machine, and clean up
     Demo(demo::DemoArgs),
     /// Run one bare WireGuard device, configured with wg(8)
@@ -71,8 +101,17 @@ fn main_as(argv: Vec<OsString>) -> ExitCode {
 impl Command {
     fn run(self) -> ExitCode {
         match self {
-            Command::Status(args) => client::status(&args),
-            Command::Peers(args) => client::peers(&args),
+            Command::Status(args) => show::status(&args),
+            Command::Peers(args) => show::peers(&args),
+            Command::Services(args) => show::objects(&args, ObjectKind::Services),
+            Command::Attachments(args) => show::objects(&args, ObjectKind::Attachments),
+            Command::Leases(args) => show::objects(&args, ObjectKind::Leases),
+            Command::Health(args) => show::health(&args),
+            Command::Events(args) => events::run(&args),
+            Command::Call(args) => call::run(&args),
+            Command::Schema => papers::schema(),
+            Command::Completions { shell } => papers::completions(Program::command(), shell),
+            Command::Man(args) => papers::man(Program::command(), &args),
             Command::Demo(args) => demo::run(args),
             Command::Device(args) => bare::run(args),
             Command::Daemon(args) => run(&args, System::Ginnel),
@@ -90,7 +129,6 @@ fn usage(error: &clap::Error) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_lines_are_sound() {

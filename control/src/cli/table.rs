@@ -70,6 +70,15 @@ pub(super) fn status(status: &StatusSnapshot, now: i64) -> String {
             line(way, &told.join(", "));
         }
     }
+    if let Some(attachments) = status.attachment_count {
+        line("attached", &attachments.to_string());
+    }
+    if let Some(leases) = status.lease_count {
+        line("leases", &leases.to_string());
+    }
+    for condition in &status.health {
+        line(condition.severity.name(), &format!("{}: {}", condition.code, condition.text));
+    }
     for (reason, packets) in &status.drops {
         line("dropped", &format!("{packets} {reason}"));
     }
@@ -88,12 +97,18 @@ pub(super) fn peers(status: &StatusSnapshot, now: i64) -> String {
         return "no peers\n".to_owned();
     }
     let head = ["PUBLIC KEY", "ENDPOINT", "HANDSHAKE", "RECEIVED", "SENT", "ALLOWED IPS"].map(str::to_owned);
-    let rows: Vec<_> = std::iter::once(head).chain(status.peers.iter().map(|peer| row(peer, now))).collect();
-    let widths: [usize; 6] = std::array::from_fn(|i| rows.iter().map(|row| row[i].chars().count()).max().unwrap_or(0));
+    columns(std::iter::once(head.to_vec()).chain(status.peers.iter().map(|peer| row(peer, now).to_vec())).collect())
+}
+
+/// Rows of equally many cells, the first being the heads, in columns as wide as they have to be.
+pub(super) fn columns(rows: Vec<Vec<String>>) -> String {
+    let width =
+        |at: usize| rows.iter().filter_map(|row| row.get(at)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+    let widths: Vec<_> = (0..rows.first().map_or(0, Vec::len)).map(width).collect();
     let mut text = String::new();
-    for row in rows {
+    for row in &rows {
         let mut line = String::new();
-        for (cell, width) in row.iter().zip(widths) {
+        for (cell, width) in row.iter().zip(&widths) {
             let _ = write!(line, "{cell:<width$}  ");
         }
         text.push_str(line.trim_end());
@@ -115,7 +130,7 @@ fn row(peer: &PeerStatus, now: i64) -> [String; 6] {
 }
 
 /// How long ago `then` was, to two units.
-fn age(then: i64, now: i64) -> String {
+pub(super) fn age(then: i64, now: i64) -> String {
     if then == 0 {
         return "never".to_owned();
     }
@@ -203,6 +218,7 @@ pub(super) mod tests {
             totals: [("tun_rx_units", 10), ("tun_rx_packets", 450), ("link_tx_trains", 20), ("link_tx_datagrams", 882)]
                 .map(|(name, count)| (name.to_owned(), count))
                 .into(),
+            ..StatusSnapshot::default()
         }
     }
 

@@ -1,23 +1,30 @@
 //! The flags of the daemon, under either of its names.
 
 use super::defaults::System;
+use crate::config::LogFormat;
 use crate::flags;
 use clap::{CommandFactory, FromArgMatches, Parser};
 use ginnel_engine::port::Offload;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// Flags of the daemon.
+/// Flags of the daemon. Each overrides its variable, which overrides the configuration file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
 pub struct DaemonArgs {
+    /// Configuration file [default: /etc/ginnel/ginneld.toml, where it exists]
+    #[arg(long, value_name = "FILE", env = "GINNEL_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Tell what is wrong with the configuration file and exit; status 78 if anything is
+    #[arg(long)]
+    pub check_config: bool,
     /// Where state is kept across restarts [default: /var/lib/ginnel]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", env = "GINNEL_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
     /// Unix socket to listen on for orders [default: /run/ginnel/ginneld.sock]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", env = "GINNEL_SOCKET")]
     pub socket: Option<PathBuf>,
     /// Directory of the control sockets for wg(8) [default: /var/run/wireguard, the only place where wg looks]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", env = "GINNEL_UAPI_DIR")]
     pub uapi_dir: Option<PathBuf>,
     /// Run under the Windows service manager; without meaning elsewhere
     #[arg(long, hide = true)]
@@ -27,11 +34,17 @@ pub struct DaemonArgs {
     pub build_id: bool,
     /// Do without a kernel offload: tun_tcp, tun_udp, link_segmentation, link_coalescing, tun_steering or link_steering;
     /// may be repeated
-    #[arg(long, value_name = "NAME", value_parser = flags::offload)]
+    #[arg(long, value_name = "NAME", value_parser = flags::offload, env = "GINNEL_OFFLOAD_OFF", value_delimiter = ',')]
     pub offload_off: Vec<Offload>,
-    /// Packet worker threads; 0 for one per core
-    #[arg(long, value_name = "N", default_value_t = 0, value_parser = flags::workers)]
-    pub workers: usize,
+    /// Packet worker threads; 0 for one per core [default: 0]
+    #[arg(long, value_name = "N", value_parser = flags::workers, env = "GINNEL_WORKERS")]
+    pub workers: Option<usize>,
+    /// What to log, as RUST_LOG has it, which overrides this [default: info,boringtun=off]
+    #[arg(long, value_name = "FILTER", value_parser = flags::log_filter, env = "GINNEL_LOG_LEVEL")]
+    pub log_level: Option<String>,
+    /// How to log [default: auto]
+    #[arg(long, value_enum, value_name = "FORMAT", env = "GINNEL_LOG_FORMAT")]
+    pub log_format: Option<LogFormat>,
 }
 
 #[derive(Parser)]
@@ -44,6 +57,12 @@ struct Program {
 impl DaemonArgs {
     /// Reads the command line of a daemon process.
     pub(super) fn parse(system: System, argv: Vec<OsString>) -> Result<Self, clap::Error> {
+        let matches = Self::command(system).try_get_matches_from(argv)?;
+        Program::from_arg_matches(&matches).map(|program| program.args)
+    }
+
+    /// The command line under the name of `system`.
+    pub(crate) fn command(system: System) -> clap::Command {
         let mut command =
             Program::command().name(system.program()).bin_name(system.program()).version(system.version());
         if system == System::Zlayer {
@@ -56,8 +75,7 @@ impl DaemonArgs {
                     arg.help("Directory of the control sockets for wg(8) [default: /var/run/wireguard; with another data directory, run/wireguard in that]")
                 });
         }
-        let matches = command.try_get_matches_from(argv)?;
-        Program::from_arg_matches(&matches).map(|program| program.args)
+        command
     }
 }
 
@@ -77,13 +95,21 @@ mod tests {
         let args = parse(&[&all[..], &["--offload-off", "link_coalescing", "--uapi-dir", "/u"]].concat()).unwrap();
         assert_eq!(args.uapi_dir, Some("/u".into()));
         assert_eq!((args.data_dir, args.socket), (Some("/d".into()), Some("/s".into())));
-        assert_eq!((args.service, args.workers), (true, 3));
+        assert_eq!((args.service, args.workers), (true, Some(3)));
         assert_eq!(args.offload_off, [Offload::TunTcp, Offload::LinkCoalescing]);
     }
 
     #[test]
     fn wrong_flags_are_usage_errors() {
-        for bad in [&["--offload-off", "gro"][..], &["--workers", "257"], &["--workers", "-1"], &["--what"], &["x"]] {
+        for bad in [
+            &["--offload-off", "gro"][..],
+            &["--workers", "257"],
+            &["--workers", "-1"],
+            &["--what"],
+            &["x"],
+            &["--log-format", "xml"],
+            &["--log-level", "=,="],
+        ] {
             assert_eq!(parse(bad).unwrap_err().exit_code(), 2, "{bad:?}");
         }
         assert!(parse(&["--offload-off", "gro"]).unwrap_err().to_string().contains("link_segmentation"));

@@ -83,6 +83,23 @@ impl System {
         }
     }
 
+    /// Where log files go without being configured, if anywhere. The published program falls back to the directory for
+    /// temporary files; that is everybody's, so without a home there are none.
+    pub(super) fn log_dir(self, around: &Surroundings) -> Option<PathBuf> {
+        match self {
+            System::Ginnel => None,
+            System::Zlayer => around.home.as_deref().map(|home| home.join(".zlayer/logs")),
+        }
+    }
+
+    /// The name of log files without the date.
+    pub(super) fn log_stem(self) -> &'static str {
+        match self {
+            System::Ginnel => "ginneld.log",
+            System::Zlayer => "overlayd.log",
+        }
+    }
+
     /// Where the system keeps its data.
     #[must_use]
     pub fn data_dir(self, around: &Surroundings) -> PathBuf {

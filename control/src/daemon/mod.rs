@@ -1,8 +1,8 @@
 //! The process: what it is started with, what it holds while it runs, and how it ends.
 //!
-//! Order of the start: flags, log, state directory and its lock, runtime, signals, netlink, socket, and then everything
-//! that was up before. The socket is made before that, so that a second daemon stops before it touches anything; whoever
-//! connects is served once all is up. Then the service manager is told, if one waits.
+//! Order of the start: flags, configuration file, log, state directory and its lock, runtime, signals, netlink, socket, and
+//! then everything that was up before. The socket is made before that, so that a second daemon stops before it touches
+//! anything; whoever connects is served once all is up. Then the service manager is told, if one waits.
 //!
 //! The end is the same for SIGTERM, SIGINT and the `shutdown` request: no new requests, take everything down, exit 0. A
 //! signal leaves on disk what the next start makes again, the request does not. Taking down has a deadline, after which
@@ -11,9 +11,15 @@
 mod args;
 mod build_id;
 mod defaults;
+mod descriptors;
+mod exit;
+mod inherit;
 mod lock;
 mod logging;
 mod notify;
+mod reload;
+mod setup;
+mod watchdog;
 
 #[cfg(test)]
 mod process_tests;
@@ -21,27 +27,32 @@ mod process_tests;
 pub use args::DaemonArgs;
 pub(crate) use defaults::program_name;
 pub use defaults::{Surroundings, System};
+pub use exit::Exit;
 
-use crate::host::{HostError, Netlink};
-use crate::ipc::server::{Limits, serve};
+use crate::config;
+use crate::host::HostError;
+use crate::ipc::events::EventHub;
+use crate::ipc::health::HealthBoard;
+use crate::ipc::live::Live;
+use crate::ipc::server::Server;
 use crate::ipc::socket::{BindError, BoundSocket};
 use crate::ipc::stop::Stop;
-use crate::node::{DeviceMaker, Host, KernelDevices, Node, NodeOptions, Tuning};
+use crate::node::{DeviceMaker, Host, KernelDevices, KernelHost, Node, NodeOptions};
 use crate::state::StoreError;
 use lock::{InstanceLock, LockError};
+use logging::Log;
 use notify::Notifier;
+use reload::Reload;
+use setup::Setup;
 use std::ffi::OsString;
 use std::io;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Threads of the control side. Requests are few and short; two keep one busy thread from holding up the other's work.
 const CONTROL_THREADS: usize = 2;
-
-/// How long taking the overlay down may last. It takes milliseconds; service managers wait 90 s.
-const TEARDOWN_TIME: Duration = Duration::from_secs(10);
 
 /// How long blocking calls may outlast the runtime.
 const LEFTOVER_TIME: Duration = Duration::from_secs(1);
@@ -61,17 +72,18 @@ enum DaemonError {
     Runtime(io::Error),
 }
 
-/// What a daemon runs with, every default filled in.
-#[derive(Clone, Debug)]
-struct Config {
-    state_dir: PathBuf,
-    /// Where the replaced daemon would look for its record.
-    marker_dir: Option<PathBuf>,
-    socket: PathBuf,
-    uapi_dir: PathBuf,
-    group: &'static str,
-    tuning: Tuning,
-    teardown_time: Duration,
+impl DaemonError {
+    /// What a restart would not cure has a status of its own.
+    fn exit(&self) -> Exit {
+        let source = match self {
+            Self::Lock(LockError::Unusable { source, .. })
+            | Self::Bind(BindError::System { source, .. })
+            | Self::Host(HostError::System { source, .. })
+            | Self::Runtime(source) => source,
+            _ => return Exit::Failed,
+        };
+        if source.kind() == io::ErrorKind::PermissionDenied { Exit::NotPermitted } else { Exit::Failed }
+    }
 }
 
 /// The whole program `ginneld`, or `zlayer-overlayd` if that is what the first of `argv` says.
@@ -94,63 +106,73 @@ pub fn run(args: &DaemonArgs, system: System) -> ExitCode {
     if args.build_id {
         return build_id::print();
     }
-    logging::start();
-    let config = Config::new(args, system, &Surroundings::of_process());
-    let devices = KernelDevices::new(&config.uapi_dir);
-    match run_with(&config, devices, Netlink::open) {
-        Ok(()) => ExitCode::SUCCESS,
+    let file = match setup::read_file(args) {
+        Ok(file) => file,
+        Err(error) => {
+            eprintln!("{error}");
+            return Exit::Misconfigured.into();
+        }
+    };
+    if args.check_config {
+        let path = args.config.as_deref().unwrap_or(Path::new(config::DEFAULT_PATH));
+        println!("{}: {} keys, all sound", path.display(), file.said.len());
+        return Exit::Done.into();
+    }
+    let setup = Setup::new(args, &file, system, &Surroundings::of_process());
+    let log = Log::start(&setup.log);
+    for key in file.unread() {
+        tracing::warn!(key, "this version has nothing that goes by this key of the configuration");
+    }
+    descriptors::raise_limit();
+    let devices = KernelDevices::new(&setup.uapi_dir);
+    match run_with(&setup, Some(&log), devices, || KernelHost::open(&setup.state_dir)) {
+        Ok(()) => Exit::Done.into(),
         Err(error) => {
             tracing::error!("{error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-impl Config {
-    fn new(args: &DaemonArgs, system: System, surroundings: &Surroundings) -> Self {
-        let data_dir = args.data_dir.clone().unwrap_or_else(|| system.data_dir(surroundings));
-        Self {
-            state_dir: system.state_dir(&data_dir),
-            marker_dir: (system == System::Zlayer).then(|| data_dir.clone()),
-            socket: args.socket.clone().unwrap_or_else(|| system.socket(&data_dir, surroundings)),
-            uapi_dir: args.uapi_dir.clone().unwrap_or_else(|| system.uapi_dir(&data_dir, surroundings)),
-            group: system.group(),
-            tuning: Tuning { workers: args.workers, offloads_off: args.offload_off.clone(), ..Tuning::default() },
-            teardown_time: TEARDOWN_TIME,
+            error.exit().into()
         }
     }
 }
 
 /// Runs a daemon over any devices and host. `open_host` is called inside the runtime.
 fn run_with<M: DeviceMaker, H: Host>(
-    config: &Config,
+    setup: &Setup,
+    log: Option<&Log>,
     maker: M,
     open_host: impl FnOnce() -> Result<H, HostError>,
 ) -> Result<(), DaemonError> {
-    let _lock = InstanceLock::take(&config.state_dir)?;
+    let _lock = InstanceLock::take(&setup.state_dir)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("ginnel-control")
         .enable_all()
         .build()
         .map_err(DaemonError::Runtime)?;
-    let outcome = runtime.block_on(live(config, maker, open_host));
+    let outcome = runtime.block_on(live(setup, log, maker, open_host));
     runtime.shutdown_timeout(LEFTOVER_TIME);
     outcome
 }
 
 async fn live<M: DeviceMaker, H: Host>(
-    config: &Config,
+    setup: &Setup,
+    log: Option<&Log>,
     maker: M,
     open_host: impl FnOnce() -> Result<H, HostError>,
 ) -> Result<(), DaemonError> {
     let mut signals = Signals::new().map_err(DaemonError::Runtime)?;
+    let hangups = signal(SignalKind::hangup()).map_err(DaemonError::Runtime)?;
     let host = open_host()?;
-    let socket = BoundSocket::bind(&config.socket, Some(config.group))?;
+    let socket = match inherit::socket()? {
+        Some(socket) => socket,
+        None => BoundSocket::bind_with(&setup.socket, Some(&setup.group), setup.mode)?,
+    };
+    let hub = EventHub::new(setup.events_kept);
+    let board = HealthBoard::new(hub.clone());
     let options = NodeOptions {
-        marker_dir: config.marker_dir.clone(),
-        tuning: config.tuning.clone(),
-        ..NodeOptions::new(&config.state_dir)
+        marker_dir: setup.marker_dir.clone(),
+        tuning: setup.tuning.clone(),
+        events: hub.clone(),
+        ..NodeOptions::new(&setup.state_dir)
     };
     let node = tokio::select! {
         node = Node::open(maker, host, options) => node?,
@@ -159,19 +181,30 @@ async fn live<M: DeviceMaker, H: Host>(
             return Ok(());
         }
     };
+    let lets_in = socket.lets_in();
+    let settings = Live::new(setup::server_settings(&setup.args, &setup.file, &lets_in));
+    let server = Server::new(node.clone(), settings.clone(), hub, board.clone(), Stop::default());
+    let probe = server.probe();
     let version = env!("CARGO_PKG_VERSION");
-    tracing::info!(socket = %socket.path().display(), state = %config.state_dir.display(), version, "ready");
+    tracing::info!(socket = %socket.path().display(), state = %setup.state_dir.display(), version, "ready");
     let notifier = Notifier::of_process();
     notifier.ready();
-    let asked_by = tokio::select! {
-        () = serve(&socket, node.clone(), Limits::default(), Stop::default()) => "a request",
-        name = signals.next() => name,
+    let reload = Reload { setup, settings: &settings, lets_in: &lets_in, board: &board, log };
+    let asked_by = {
+        let reloading = reload.on_each(hangups, &notifier);
+        let watching = watchdog::watch(&notifier, probe, node.clone());
+        tokio::select! {
+            () = server.serve(&socket) => "a request",
+            name = signals.next() => name,
+            never = watching => match never {},
+            never = reloading => match never {},
+        }
     };
     tracing::info!(asked_by, "shutting down");
     notifier.stopping();
     drop(socket);
     tokio::select! {
-        done = tokio::time::timeout(config.teardown_time, node.stop()) => match done {
+        done = tokio::time::timeout(setup.teardown_time, node.stop()) => match done {
             Ok(()) => tracing::info!("done"),
             Err(_) => tracing::error!("not everything was down in time; leaving the rest to the kernel"),
         },

@@ -1,5 +1,6 @@
 //! Telling the service manager how far the daemon is: the datagrams of sd_notify(3), and nothing where none is waited for.
 
+use nix::time::{ClockId, clock_gettime};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -26,6 +27,19 @@ impl Notifier {
     /// The end has begun.
     pub(super) fn stopping(&self) {
         self.tell("STOPPING=1");
+    }
+
+    /// Settings are read again; [`Notifier::ready`] ends it.
+    pub(super) fn reloading(&self) {
+        // The manager tells a reload from earlier ones by this clock.
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC)
+            .map_or(0, |time| i128::from(time.tv_sec()) * 1_000_000 + i128::from(time.tv_nsec()) / 1_000);
+        self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={now}"));
+    }
+
+    /// A sign of life.
+    pub(super) fn watchdog(&self) {
+        self.tell("WATCHDOG=1");
     }
 
     fn tell(&self, state: &str) {
@@ -78,8 +92,13 @@ mod tests {
         {
             let notifier = Notifier(Some(name));
             notifier.ready();
+            notifier.watchdog();
             notifier.stopping();
-            assert_eq!([heard(&manager), heard(&manager)], ["READY=1", "STOPPING=1"]);
+            assert_eq!([heard(&manager), heard(&manager), heard(&manager)], ["READY=1", "WATCHDOG=1", "STOPPING=1"]);
+            notifier.reloading();
+            let told = heard(&manager);
+            let clock = told.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap_or_else(|| panic!("{told}"));
+            assert!(clock.parse::<u64>().unwrap() > 0);
         }
     }
 

@@ -52,16 +52,17 @@ impl Drop for Process {
     }
 }
 
-fn config(dir: &Path) -> Config {
-    Config {
-        state_dir: dir.join("state"),
-        marker_dir: None,
-        socket: dir.join("s"),
-        uapi_dir: dir.join("wireguard"),
-        group: "a-group-nobody-has",
-        tuning: Tuning::default(),
-        teardown_time: Duration::from_millis(500),
-    }
+fn setup_in(dir: &Path) -> Setup {
+    let args = DaemonArgs {
+        config: Some(dir.join("ginneld.toml")),
+        data_dir: Some(dir.join("state")),
+        socket: Some(dir.join("s")),
+        uapi_dir: Some(dir.join("wireguard")),
+        ..DaemonArgs::default()
+    };
+    let file = setup::read_file(&args).unwrap_or_default();
+    let setup = Setup::new(&args, &file, System::Ginnel, &Surroundings::default());
+    Setup { group: "a-group-nobody-has".into(), teardown_time: Duration::from_millis(500), ..setup }
 }
 
 fn setup() -> Request {
@@ -94,14 +95,14 @@ fn being_the_daemon() {
     let Some(dir) = std::env::var_os(DIR) else {
         let dir = TempDir::new();
         std::fs::write(dir.join("s"), "no socket").unwrap();
-        let error = run_with(&config(dir.path()), lab.clone(), || Ok(lab)).unwrap_err();
+        let error = run_with(&setup_in(dir.path()), None, lab.clone(), || Ok(lab)).unwrap_err();
         assert!(matches!(error, DaemonError::Bind(BindError::NotASocket(_))));
         return;
     };
     if std::env::var_os(HANGING).is_some() {
         lab.close_gate();
     }
-    run_with(&config(Path::new(&dir)), lab.clone(), || Ok(lab.clone())).unwrap();
+    run_with(&setup_in(Path::new(&dir)), None, lab.clone(), || Ok(lab.clone())).unwrap();
     if std::env::var_os(HANGING).is_none() {
         assert!(lab.world().links.is_empty(), "an interface was left");
     }
@@ -163,9 +164,10 @@ async fn a_second_daemon_refuses_and_the_first_goes_on() {
     // Same state directory, then a state directory of its own and the same socket.
     let mut second = Process::start(&dir, false);
     assert!(!second.end().await.0.success());
-    let elsewhere = Config { state_dir: dir.join("other"), ..config(dir.path()) };
+    let elsewhere = Setup { state_dir: dir.join("other"), ..setup_in(dir.path()) };
     let lab = Lab::default();
-    let outcome = tokio::task::spawn_blocking(move || run_with(&elsewhere, lab.clone(), || Ok(lab))).await.unwrap();
+    let outcome =
+        tokio::task::spawn_blocking(move || run_with(&elsewhere, None, lab.clone(), || Ok(lab))).await.unwrap();
     assert!(matches!(outcome, Err(DaemonError::Bind(BindError::InUse(_)))));
     assert!(client.call(Request::Status).await.is_ok());
     assert!(Client::connect(dir.join("s")).await.unwrap().call(Request::Status).await.is_ok());

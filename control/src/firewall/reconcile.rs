@@ -174,7 +174,8 @@ impl Expected {
         for (place, structure) in &self.structures {
             let is_there = there.contains_key(place);
             // Somebody may have switched it off.
-            let is_sound = there.get(place).is_some_and(|table| **table == structure.table) && is_sound(nft, structure)?;
+            let is_sound =
+                there.get(place).is_some_and(|table| **table == structure.table) && is_sound(nft, structure)?;
             let elements = if is_sound { self.read_elements(nft, *place)? } else { None };
             match elements {
                 Some(elements) => self.plan_elements(&elements, &mut plan),

@@ -1,7 +1,8 @@
 //! The client for code without a runtime: the same connection, with calls that wait.
 
 use super::client::{Client, ClientError};
-use super::wire::{Request, Response, StatusSnapshot};
+use super::wire::{EventRecord, Request, Response, StatusSnapshot};
+use serde_json::Value;
 use std::path::Path;
 use std::time::Duration;
 use tokio::runtime::Runtime;
@@ -31,6 +32,30 @@ impl BlockingClient {
     /// [`ClientError`]; an `err` answer is [`ClientError::Refused`] and leaves the connection usable.
     pub fn call(&mut self, request: Request) -> Result<Response, ClientError> {
         self.runtime.block_on(self.client.call(request))
+    }
+
+    /// The same, with a refusal as the answer it is.
+    ///
+    /// # Errors
+    /// [`ClientError`], but for [`ClientError::Refused`].
+    pub fn ask(&mut self, request: Request) -> Result<Response, ClientError> {
+        self.runtime.block_on(self.client.ask(request))
+    }
+
+    /// Sends a request as it is and waits for its answer.
+    ///
+    /// # Errors
+    /// As [`BlockingClient::ask`].
+    pub fn ask_json(&mut self, request: &Value) -> Result<Value, ClientError> {
+        self.runtime.block_on(self.client.ask_json(request))
+    }
+
+    /// Waits for the next event, for as long as it takes.
+    ///
+    /// # Errors
+    /// [`ClientError`] where the connection ends.
+    pub fn next_event(&mut self) -> Result<EventRecord, ClientError> {
+        self.runtime.block_on(self.client.next_event())
     }
 
     /// Asks what is up.

@@ -3,12 +3,13 @@
 //! Events and answers to other requests are skipped while waiting. After a transport error the connection is of no more
 //! use; connect again.
 
-use super::frame::{FrameError, read_body, read_length, write_frame};
-use super::wire::{DecodeError, Frame, Request, Response, decode};
+use super::frame::{FrameError, encode, read_body, read_length};
+use super::wire::{DecodeError, EventRecord, Frame, Request, Response, decode};
+use serde_json::{Value, json};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tokio::io::BufReader;
+use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
@@ -87,46 +88,97 @@ impl Client {
     /// # Errors
     /// [`ClientError`]; an `err` answer is [`ClientError::Refused`] and leaves the connection usable.
     pub async fn call(&mut self, request: Request) -> Result<Response, ClientError> {
-        if std::mem::replace(&mut self.spent, true) {
-            return Err(ClientError::Spent);
-        }
-        let answer = timeout(self.call_time, self.exchange(request)).await;
-        let response = answer.unwrap_or(Err(ClientError::TimedOut(self.call_time)))?;
-        self.spent = false;
-        match response {
-            Response::Err { message } => Err(ClientError::Refused(message)),
+        match self.ask(request).await? {
+            Response::Err(fault) => Err(ClientError::Refused(fault.message)),
             response => Ok(response),
         }
     }
 
-    async fn exchange(&mut self, request: Request) -> Result<Response, ClientError> {
+    /// The same, with a refusal as the answer it is.
+    ///
+    /// # Errors
+    /// [`ClientError`], but for [`ClientError::Refused`].
+    pub async fn ask(&mut self, request: Request) -> Result<Response, ClientError> {
         self.last_id = self.last_id.wrapping_add(1);
-        let frame = Frame::Request { id: self.last_id, request };
-        let body = serde_json::to_vec(&frame).map_err(|error| ClientError::Unintelligible(error.to_string()))?;
-        write_frame(&mut self.stream, &body).await.map_err(ClientError::Lost)?;
+        let (id, frame) = (self.last_id, encode(&Frame::Request { id: self.last_id, request }));
+        self.exchange(frame, |body| match decode(body) {
+            Ok(Frame::Response { id: answered, response }) if answered == id => Ok(Some(response)),
+            // An event of a later version is skipped like any other.
+            Ok(Frame::Response { .. } | Frame::Event(_)) | Err(DecodeError::Event) => Ok(None),
+            Ok(Frame::Request { .. }) | Err(DecodeError::Refused { .. }) => Err("a request from the server".into()),
+            Err(DecodeError::Response(reason) | DecodeError::Unreadable(reason)) => Err(reason),
+        })
+        .await
+    }
+
+    /// Sends a request as it is, whether this version knows it or not, and waits for its answer, a refusal perhaps.
+    ///
+    /// # Errors
+    /// [`ClientError`], but for [`ClientError::Refused`].
+    pub async fn ask_json(&mut self, request: &Value) -> Result<Value, ClientError> {
+        self.last_id = self.last_id.wrapping_add(1);
+        let id = self.last_id;
+        let frame = encode(&json!({"frame": "request", "id": id, "request": request}));
+        self.exchange(frame, |body| {
+            let mut frame: Value = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+            let answers = frame["frame"] == "response" && frame["id"] == id;
+            Ok(answers.then(|| frame["response"].take()))
+        })
+        .await
+    }
+
+    /// Waits for the next event, for as long as it takes. Events of kinds this version does not know are passed over.
+    ///
+    /// # Errors
+    /// [`ClientError`] where the connection ends.
+    pub async fn next_event(&mut self) -> Result<EventRecord, ClientError> {
+        if std::mem::replace(&mut self.spent, true) {
+            return Err(ClientError::Spent);
+        }
         loop {
-            let length = read_length(&mut self.stream).await.map_err(ClientError::Lost)?;
-            let length =
-                length.ok_or_else(|| ClientError::Lost(io::Error::from(io::ErrorKind::UnexpectedEof).into()))?;
-            let body = read_body(&mut self.stream, length).await.map_err(ClientError::Lost)?;
-            match decode(&body) {
-                Ok(Frame::Response { id, response }) if id == self.last_id => return Ok(response),
-                // An event of a later version is skipped like any other.
-                Ok(Frame::Response { .. } | Frame::Event(_)) | Err(DecodeError::Event) => {}
-                Ok(Frame::Request { .. }) | Err(DecodeError::Refused { .. }) => {
-                    return Err(ClientError::Unintelligible("a request from the server".into()));
-                }
-                Err(DecodeError::Response(reason) | DecodeError::Unreadable(reason)) => {
-                    return Err(ClientError::Unintelligible(reason));
-                }
+            if let Ok(Frame::Event(record)) = decode(&self.receive().await?) {
+                self.spent = false;
+                return Ok(record);
             }
         }
+    }
+
+    /// Sends a frame and takes what comes until `answer` finds it.
+    async fn exchange<T>(
+        &mut self,
+        frame: Result<Vec<u8>, serde_json::Error>,
+        answer: impl Fn(&[u8]) -> Result<Option<T>, String>,
+    ) -> Result<T, ClientError> {
+        if std::mem::replace(&mut self.spent, true) {
+            return Err(ClientError::Spent);
+        }
+        let call_time = self.call_time;
+        let talk = async {
+            let frame = frame.map_err(|error| ClientError::Unintelligible(error.to_string()))?;
+            self.stream.write_all(&frame).await.map_err(|error| ClientError::Lost(error.into()))?;
+            loop {
+                let body = self.receive().await?;
+                if let Some(found) = answer(&body).map_err(ClientError::Unintelligible)? {
+                    return Ok(found);
+                }
+            }
+        };
+        let found = timeout(call_time, talk).await.unwrap_or(Err(ClientError::TimedOut(call_time)))?;
+        self.spent = false;
+        Ok(found)
+    }
+
+    async fn receive(&mut self) -> Result<Vec<u8>, ClientError> {
+        let length = read_length(&mut self.stream).await.map_err(ClientError::Lost)?;
+        let length = length.ok_or_else(|| ClientError::Lost(io::Error::from(io::ErrorKind::UnexpectedEof).into()))?;
+        read_body(&mut self.stream, length).await.map_err(ClientError::Lost)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ipc::frame::write_frame;
     use crate::temp_dir::TempDir;
     use tokio::net::UnixListener;
 
@@ -157,6 +209,20 @@ mod tests {
         ])
         .await;
         assert_eq!(client.call(Request::Status).await.unwrap(), Response::BridgeName { name: "n".into() });
+    }
+
+    #[tokio::test]
+    async fn what_this_version_does_not_know_is_asked_and_answered_as_it_is() {
+        let (_dir, mut client) = scripted(&[
+            r#"{"frame":"event","event":"of_a_later_version","x":1}"#,
+            r#"{"frame":"response","id":1,"response":{"result":"later","x":[1]}}"#,
+            r#"{"frame":"event","event":"of_a_later_version","x":1}"#,
+            r#"{"frame":"event","event":"peer_health_changed","pubkey":"k","healthy":true,"cursor":"c-1"}"#,
+        ])
+        .await;
+        let answer = client.ask_json(&json!({"op": "later", "y": 2})).await.unwrap();
+        assert_eq!(answer, json!({"result": "later", "x": [1]}));
+        assert_eq!(client.next_event().await.unwrap().cursor.as_deref(), Some("c-1"));
     }
 
     #[tokio::test]

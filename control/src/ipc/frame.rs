@@ -3,11 +3,15 @@
 //! Owns the limit of 8 MiB and the rule that memory follows the bytes that arrive, not the length that was announced.
 //! What the bytes mean is [`super::wire`].
 
+use serde::Serialize;
 use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// Largest body either side accepts.
 pub const FRAME_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Bytes of the length.
+pub const PREFIX_BYTES: usize = 4;
 
 /// First piece of memory for a body; most fit. It doubles from there, never beyond the announced length.
 const FIRST_PIECE_BYTES: usize = 4 * 1024;
@@ -37,7 +41,7 @@ pub enum FrameError {
 /// # Errors
 /// [`FrameError`]; [`FrameError::TooLong`] before any of the body was read.
 pub async fn read_length<R: AsyncRead + Unpin>(reader: &mut R) -> Result<Option<usize>, FrameError> {
-    let mut prefix = [0; 4];
+    let mut prefix = [0; PREFIX_BYTES];
     match reader.read_exact(&mut prefix).await {
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
@@ -73,15 +77,32 @@ pub async fn read_body<R: AsyncRead + Unpin>(reader: &mut R, bytes: usize) -> Re
 /// # Errors
 /// [`FrameError::TooLong`] with nothing written, or a failure of the connection.
 pub async fn write_frame<W: AsyncWrite + Unpin>(writer: &mut W, body: &[u8]) -> Result<(), FrameError> {
-    let length = u32::try_from(body.len()).ok().filter(|_| body.len() <= FRAME_BYTES_MAX);
-    let Some(length) = length else { return Err(FrameError::TooLong { bytes: body.len() }) };
+    if body.len() > FRAME_BYTES_MAX {
+        return Err(FrameError::TooLong { bytes: body.len() });
+    }
     // One buffer, so that a small frame is one system call and one segment of the socket.
-    let mut frame = Vec::with_capacity(4 + body.len());
-    frame.extend_from_slice(&length.to_le_bytes());
+    let mut frame = vec![0; PREFIX_BYTES];
     frame.extend_from_slice(body);
+    set_length(&mut frame);
     writer.write_all(&frame).await?;
     writer.flush().await?;
     Ok(())
+}
+
+/// `frame` as a whole frame, prefix and all. What is longer than [`FRAME_BYTES_MAX`] and the prefix must not be sent.
+///
+/// # Errors
+/// Where `frame` cannot be written as JSON.
+pub fn encode<T: Serialize>(frame: &T) -> Result<Vec<u8>, serde_json::Error> {
+    let mut bytes = vec![0; PREFIX_BYTES];
+    serde_json::to_writer(&mut bytes, frame)?;
+    set_length(&mut bytes);
+    Ok(bytes)
+}
+
+fn set_length(frame: &mut [u8]) {
+    let length = u32::try_from(frame.len() - PREFIX_BYTES).unwrap_or(u32::MAX);
+    frame[..PREFIX_BYTES].copy_from_slice(&length.to_le_bytes());
 }
 
 #[cfg(test)]

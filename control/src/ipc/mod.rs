@@ -4,13 +4,19 @@
 //! client ──► frame (u32 LE + JSON) ──► wire (types) ──► server ──► a Handler (the node)
 //! ```
 //!
-//! [`frame`] knows bytes, [`wire`] words, [`socket`] the file, [`server`] connections, [`client`] the other end,
-//! [`blocking`] the same for code without a runtime. What a request does is not known here.
+//! [`frame`] knows bytes, [`wire`] words, [`socket`] the file, [`server`] connections, [`access`] who may what,
+//! [`events`] and [`health`] what is told unasked, [`sync`] what is to be there, [`client`] the other end, [`blocking`] the
+//! same for code without a runtime. What a request does is not known here.
 
+pub mod access;
 pub mod blocking;
 pub mod client;
+pub mod events;
 pub mod frame;
+pub mod health;
+pub mod live;
 pub mod server;
 pub mod socket;
 pub mod stop;
+pub mod sync;
 pub mod wire;

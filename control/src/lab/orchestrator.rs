@@ -132,9 +132,11 @@ impl Orchestrator {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ipc::server::{Caller, Handler, Limits, serve};
+    use crate::ipc::server::{Handler, Limits, Order, serve};
     use crate::ipc::socket::BoundSocket;
     use crate::ipc::stop::Stop;
+    use crate::ipc::sync::Keep;
+    use crate::ipc::wire::{ErrorCode, Fault, ListPage, ListQuery, ObjectName, Objects};
     use crate::temp_dir::TempDir;
     use std::sync::{Arc, Mutex};
 
@@ -143,14 +145,26 @@ mod tests {
     struct Recorder(Mutex<Vec<Request>>);
 
     impl Handler for Recorder {
-        async fn handle(&self, _: Caller, request: Request) -> Response {
-            self.0.lock().unwrap().push(request.clone());
-            match request {
+        async fn handle(&self, order: Order) -> Response {
+            self.0.lock().unwrap().push(order.request.clone());
+            match order.request {
                 Request::SetupGlobalOverlay(_) => Response::BridgeName { name: "zl-x-1-g".into() },
-                Request::AddPeer(_) => Response::Err { message: "no slice".into() },
+                Request::AddPeer(_) => Response::Err(Fault::new(ErrorCode::Conflict, "no slice")),
                 Request::Status => Response::Status(Box::default()),
                 _ => Response::Ok,
             }
+        }
+
+        async fn list(&self, _: &ListQuery) -> Result<ListPage, Fault> {
+            Ok(ListPage { objects: Objects::Peers(Vec::new()), next: None })
+        }
+
+        async fn retain(&self, _: &Keep) -> Result<Vec<ObjectName>, Fault> {
+            Ok(Vec::new())
+        }
+
+        fn boot_id(&self) -> String {
+            "b".into()
         }
     }
 

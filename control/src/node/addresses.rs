@@ -17,22 +17,58 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// What the owner of an address begins with that was given on request. Only such addresses are taken back on request.
 const ON_REQUEST: &str = "allocate_ip ";
 
+/// What is between the service and whoever asked, where that was told.
+const BY: char = '\n';
+
+/// Who has an address that was given on request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Holder<'a> {
+    pub(super) service: &'a str,
+    pub(super) owner: Option<&'a str>,
+}
+
+impl<'a> Holder<'a> {
+    /// Reads the owner of a lease; `None` where it was not given on request.
+    pub(super) fn read(owner: &'a str) -> Option<Self> {
+        let rest = owner.strip_prefix(ON_REQUEST)?;
+        let (service, owner) = rest.split_once(BY).map_or((rest, None), |(service, owner)| (service, Some(owner)));
+        Some(Self { service, owner })
+    }
+
+    fn write(&self) -> String {
+        let Self { service, owner } = self;
+        owner.map_or_else(|| format!("{ON_REQUEST}{service}"), |owner| format!("{ON_REQUEST}{service}{BY}{owner}"))
+    }
+}
+
 impl<M: DeviceMaker, H: Host> Node<M, H> {
-    /// Gives an address to whoever asks for `service`: from its subnet where it has one, else from the node's.
-    pub(super) async fn allocate_ip(&self, service: &str) -> Result<IpAddr, NodeError> {
+    /// Gives an address to whoever asks for `service`: from its subnet where it has one, else from the node's. An `owner`
+    /// that has one is given the same again.
+    pub(super) async fn allocate_ip(&self, service: &str, owner: Option<&str>) -> Result<IpAddr, NodeError> {
+        let holder = Holder { service, owner }.write();
+        if owner.is_some()
+            && let Some((ip, _)) = self.addresses().leases().find(|(_, lease)| lease.owner == holder)
+        {
+            return Ok(ip);
+        }
         let subnet = self.kit.store.read(|tables| {
             let service = tables.find::<Service>(service)?;
             tables.find::<Bridge>(&service.bridge).map(|bridge| bridge.subnet)
         });
         let place = subnet.map_or(Place::Node, Place::Subnet);
-        self.lease(place, format!("{ON_REQUEST}{service}")).await
+        self.lease(place, holder).await
     }
 
-    /// Takes back an address that was given on request. One that nobody has is free already.
-    pub(super) async fn release_ip(&self, ip: IpAddr) -> Result<(), NodeError> {
+    /// Takes back an address that was given on request, from its owner where that was told. One that nobody has is free
+    /// already.
+    pub(super) async fn release_ip(&self, ip: IpAddr, owner: Option<&str>) -> Result<(), NodeError> {
         let Some(lease) = self.addresses().lease(ip).cloned() else { return Ok(()) };
-        if !lease.owner.starts_with(ON_REQUEST) {
-            return Err(NodeError::LeaseOfOther { ip, owner: lease.owner });
+        match Holder::read(&lease.owner) {
+            None => return Err(NodeError::LeaseOfOther { ip, owner: lease.owner }),
+            Some(Holder { owner: Some(holder), .. }) if owner != Some(holder) => {
+                return Err(NodeError::LeaseOfOwner { ip, owner: holder.to_owned() });
+            }
+            Some(_) => {}
         }
         match self.release(ip, &lease.owner, lease.generation).await {
             // Somebody else asked for the same.
@@ -46,7 +82,8 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         let (grant, pending) = {
             let mut book = self.addresses();
             let grant = book.allocate(place, owner.clone(), now_ms())?;
-            let record = Lease { ip: grant.ip, owner, generation: grant.generation, released_ms: None };
+            let record =
+                Lease { ip: grant.ip, owner, generation: grant.generation, given_ms: now_ms(), released_ms: None };
             match self.kit.store.enqueue(Transaction::new().put(record)) {
                 Ok(pending) => (grant, pending),
                 Err(error) => {
@@ -88,7 +125,8 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
                 break;
             }
             begun.push(ip);
-            transaction = transaction.put(Lease { ip, owner, generation, released_ms: Some(now) });
+            let given_ms = self.kit.store.find::<Lease>(&ip.to_string()).map_or(0, |lease| lease.given_ms);
+            transaction = transaction.put(Lease { ip, owner, generation, given_ms, released_ms: Some(now) });
         }
         let pending = outcome.and_then(|()| self.kit.store.enqueue(transaction).map_err(NodeError::from));
         match pending {

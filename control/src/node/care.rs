@@ -236,7 +236,7 @@ impl<M: DeviceMaker, H: Host> Overlay<M, H> {
             match finding {
                 Finding::Health(key, healthy) => {
                     tracing::debug!(peer = %key, healthy, scope = %self.scope, "a peer changed its health");
-                    self.kit.events.tell(wire::Event::PeerHealthChanged { pubkey: key.to_base64(), healthy });
+                    self.kit.events.publish(wire::Event::PeerHealthChanged { pubkey: key.to_base64(), healthy });
                 }
                 Finding::Silent(key) => silent.push(self.seek(key)),
             }

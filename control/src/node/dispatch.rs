@@ -14,8 +14,12 @@ use super::overlay::Overlay;
 use super::services::Services;
 use super::status;
 use crate::ipam::AddressBook;
-use crate::ipc::server::{Caller, Handler};
-use crate::ipc::wire::{AttachHandle, NatStatus, PeerScope, Request, Response, SetupGlobalOverlay, StatusSnapshot};
+use crate::ipc::server::{Handler, Order};
+use crate::ipc::sync::Keep;
+use crate::ipc::wire::{
+    AttachHandle, Fault, ListPage, ListQuery, NatStatus, ObjectName, PeerScope, Request, Response, SetupGlobalOverlay,
+    StatusSnapshot,
+};
 use crate::state::Marker;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, RwLock};
@@ -65,8 +69,10 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
                 Ok(Response::ServiceOverlay(self.set_up_service(&service, mode).await?))
             }
             Request::TeardownServiceOverlay { service } => done(self.tear_down_service(&service).await),
-            Request::AllocateIp { service, .. } => Ok(Response::Ip { ip: self.allocate_ip(&service).await? }),
-            Request::ReleaseIp { ip } => done(self.release_ip(ip).await),
+            Request::AllocateIp { service, owner, .. } => {
+                Ok(Response::Ip { ip: self.allocate_ip(&service, owner.as_deref()).await? })
+            }
+            Request::ReleaseIp { ip, owner } => done(self.release_ip(ip, owner.as_deref()).await),
             Request::AddPeer(add) => match self.overlay_in(add.scope) {
                 Ok(overlay) => done(overlay.add_peer(&add.peer).await),
                 Err(error) => {
@@ -104,6 +110,15 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             Request::Status => Ok(Response::Status(Box::new(self.status().await))),
             Request::NatStatus => Ok(Response::NatStatus(NatStatus::default())),
             Request::Shutdown => done(self.shut_down().await),
+            // The server answers these itself.
+            Request::Hello { .. }
+            | Request::Subscribe(_)
+            | Request::Unsubscribe
+            | Request::List(_)
+            | Request::BeginSync(_)
+            | Request::EndSync { .. }
+            | Request::Gc(_)
+            | Request::Health => not_there(op, "way to it but the socket"),
         }
     }
 
@@ -134,20 +149,20 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
 }
 
 impl<M: DeviceMaker, H: Host> Handler for Node<M, H> {
-    async fn handle(&self, caller: Caller, request: Request) -> Response {
-        let (op, reads_only) = (request.op(), request.reads_only());
-        match self.carry_out(request).await {
-            Ok(response) => {
-                if !reads_only {
-                    tracing::info!(op, uid = caller.uid, pid = caller.pid, "carried out");
-                }
-                response
-            }
-            Err(error) => {
-                tracing::warn!(op, uid = caller.uid, pid = caller.pid, %error, "refused");
-                error.into()
-            }
-        }
+    async fn handle(&self, order: Order) -> Response {
+        self.carry_out(order.request).await.unwrap_or_else(Response::from)
+    }
+
+    async fn list(&self, query: &ListQuery) -> Result<ListPage, Fault> {
+        Ok(self.page(query).await)
+    }
+
+    async fn retain(&self, keep: &Keep) -> Result<Vec<ObjectName>, Fault> {
+        self.retain_kept(keep).await.map_err(|error| Fault::new(error.code(), error.to_string()))
+    }
+
+    fn boot_id(&self) -> String {
+        self.boot_id.clone()
     }
 }
 

@@ -5,9 +5,10 @@
 
 use super::device::SlotError;
 use super::key_store::KeyStoreError;
+use crate::attach::AttachError;
 use crate::host::HostError;
 use crate::ipam::{PoolError, ReleaseError, SubnetError};
-use crate::ipc::wire::Response;
+use crate::ipc::wire::{ErrorCode, Fault, Response};
 use crate::state::{MarkerError, Scope, StoreError};
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -131,7 +132,7 @@ pub enum NodeError {
         /// Its name.
         bridge: String,
         /// Why.
-        source: HostError,
+        source: Box<AttachError>,
     },
     /// A service that is in use was to change its mode.
     #[error("service {service} is up in another mode and has workloads: detach them or tear it down first")]
@@ -156,6 +157,14 @@ pub enum NodeError {
     /// An address of a workload was to be released by itself.
     #[error("{ip} is the address of {owner}: detach that, its addresses go with it")]
     LeaseOfOther {
+        /// The address.
+        ip: IpAddr,
+        /// Whose it is.
+        owner: String,
+    },
+    /// Whoever asked for an address is another.
+    #[error("{ip} was given to {owner}, who alone gives it back")]
+    LeaseOfOwner {
         /// The address.
         ip: IpAddr,
         /// Whose it is.
@@ -201,6 +210,38 @@ pub enum NodeError {
     Stopping,
 }
 
+impl NodeError {
+    /// What kind of refusal it is, for programs.
+    #[must_use]
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::ClusterCidr { .. }
+            | Self::SliceCidr { .. }
+            | Self::Names { .. }
+            | Self::Endpoint { .. }
+            | Self::Cidr { .. }
+            | Self::ServiceName { .. }
+            | Self::DnsName { .. } => ErrorCode::InvalidArgument,
+            Self::OtherOverlay { .. }
+            | Self::ServiceInUse { .. }
+            | Self::NodeInSubnet { .. }
+            | Self::Release(_)
+            | Self::LeaseOfOther { .. }
+            | Self::LeaseOfOwner { .. } => ErrorCode::Conflict,
+            Self::NoServiceOverlay(_) => ErrorCode::NotFound,
+            Self::Keys(_) | Self::Store(_) | Self::Marker(_) => ErrorCode::Storage,
+            Self::Subnet { .. } | Self::Ports { .. } | Self::Pool(_) | Self::TooMany { .. } => ErrorCode::Exhausted,
+            Self::Create { .. }
+            | Self::ConfigureDevice { .. }
+            | Self::ConfigureHost { .. }
+            | Self::Bridge { .. }
+            | Self::Peer { .. } => ErrorCode::System,
+            Self::OtherSystem(_) | Self::NotThere { .. } => ErrorCode::Unsupported,
+            Self::Stopping => ErrorCode::Stopping,
+        }
+    }
+}
+
 /// An overlay in the words of the published catalogue.
 fn title(scope: &Scope) -> String {
     match scope {
@@ -211,6 +252,6 @@ fn title(scope: &Scope) -> String {
 
 impl From<NodeError> for Response {
     fn from(error: NodeError) -> Self {
-        Response::Err { message: error.to_string() }
+        Response::Err(Fault::new(error.code(), error.to_string()))
     }
 }

@@ -1,6 +1,7 @@
 //! Doubles of device and host: they keep in memory what the real ones would have in the kernel, and fail when told to.
 
 use super::{DeviceMaker, Host, OverlayDevice};
+use crate::attach::AttachError;
 use crate::host::HostError;
 use ginnel_backends::device::{DeviceError, DeviceOptions, DeviceState, PeerState};
 use ginnel_engine::command::{DeviceUpdate, PeerUpdate, PrivateKeyUpdate};
@@ -334,13 +335,13 @@ impl Host for Lab {
         Ok(())
     }
 
-    async fn ensure_bridge(&self, bridge: &str, gateway: IpNet, mtu: u16) -> Result<(), HostError> {
+    async fn ensure_bridge(&self, bridge: &str, gateway: IpNet, mtu: u16) -> Result<(), AttachError> {
         self.may_fail("ensure_bridge")?;
         self.world().bridges.insert(bridge.to_owned(), (gateway, mtu));
         Ok(())
     }
 
-    async fn remove_bridge(&self, bridge: &str) -> Result<(), HostError> {
+    async fn remove_bridge(&self, bridge: &str) -> Result<(), AttachError> {
         self.may_fail("remove_bridge")?;
         self.world().bridges.remove(bridge);
         Ok(())

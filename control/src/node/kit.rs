@@ -3,7 +3,7 @@
 use super::device::DeviceMaker;
 use super::error::NodeError;
 use super::host::Host;
-use super::sink::EventSink;
+use crate::ipc::events::EventHub;
 use crate::state::{Store, Transaction};
 use ginnel_engine::port::Offload;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ pub(super) struct Kit<M, H> {
     pub(super) maker: Arc<M>,
     pub(super) host: H,
     pub(super) store: Store,
-    pub(super) events: Arc<dyn EventSink>,
+    pub(super) events: EventHub,
     pub(super) tuning: Tuning,
 }
 

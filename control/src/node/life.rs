@@ -19,8 +19,8 @@ use super::host::Host;
 use super::key_store::KeyStore;
 use super::kit::{Kit, Tuning};
 use super::overlay::Overlay;
-use super::sink::EventSink;
 use crate::ipam::{AddressBook, Lease as IpamLease};
+use crate::ipc::events::EventHub;
 use crate::state::{
     Bridge, GlobalOverlay, Kind, Lease, Marker, Scope, Service, Store, StoreError, Tables, Transaction,
 };
@@ -43,13 +43,18 @@ pub struct NodeOptions {
     /// The operator's wishes.
     pub tuning: Tuning,
     /// Who is told what happens.
-    pub events: Arc<dyn EventSink>,
+    pub events: EventHub,
 }
 
 impl NodeOptions {
     /// A node with its state in `state_dir`, and everything else as usual.
     pub fn new(state_dir: &Path) -> Self {
-        Self { state_dir: state_dir.to_owned(), marker_dir: None, tuning: Tuning::default(), events: Arc::new(()) }
+        Self {
+            state_dir: state_dir.to_owned(),
+            marker_dir: None,
+            tuning: Tuning::default(),
+            events: EventHub::default(),
+        }
     }
 }
 
@@ -198,7 +203,7 @@ fn restore_book(tables: &Tables, tuning: &Tuning) -> (Cluster, AddressBook) {
     let mut leases: Vec<_> = tables.all::<Lease>().collect();
     leases.sort_by_key(|lease| lease.released_ms);
     let now = now_ms();
-    for Lease { ip, owner, generation, released_ms } in leases {
+    for Lease { ip, owner, generation, released_ms, .. } in leases {
         // A clock that went back since must not let an address rest for ever.
         let released_ms = released_ms.map(|at| at.min(now));
         book.restore(*ip, IpamLease { owner: owner.clone(), generation: *generation }, released_ms);

@@ -80,6 +80,27 @@ impl<M: DeviceMaker, H: Host> Overlay<M, H> {
         Ok(())
     }
 
+    /// Removes the peers that `keeps` says no to, which it is asked when no other change is in progress. Returns them.
+    ///
+    /// # Errors
+    /// [`NodeError`]; all peers are as before then.
+    pub(super) async fn retain_peers(&self, keeps: impl Fn(&PublicKey) -> bool) -> Result<Vec<PublicKey>, NodeError> {
+        const OP: &str = "remove_peer";
+        let _turn = self.turn().await?;
+        let (gone, changes) = {
+            let book = self.peers();
+            let gone: Vec<_> = book.iter().map(|(key, _)| *key).filter(|key| !keeps(key)).collect();
+            let changes: Changes = gone.iter().flat_map(|key| book.removing(key)).collect();
+            (gone, changes)
+        };
+        if !gone.is_empty() {
+            let updates = gone.iter().map(|key| PeerUpdate { remove: true, ..PeerUpdate::new(*key) }).collect();
+            self.change_peers(OP, self.live().as_ref(), changes, updates).await?;
+            gone.iter().for_each(|key| self.care.forget(key));
+        }
+        Ok(gone)
+    }
+
     /// Routes a prefix to a known peer.
     ///
     /// # Errors

@@ -31,7 +31,9 @@ mod error;
 mod events;
 mod global;
 mod host;
+mod inventory;
 mod kernel;
+mod kernel_host;
 mod key_store;
 mod kit;
 mod life;
@@ -46,7 +48,6 @@ mod recovery;
 mod routes;
 mod services;
 mod settings;
-mod sink;
 mod status;
 
 #[cfg(test)]
@@ -60,9 +61,9 @@ pub use dispatch::Node;
 pub use error::NodeError;
 pub use host::Host;
 pub use kernel::KernelDevices;
+pub use kernel_host::KernelHost;
 pub use key_store::{KeyStore, KeyStoreError};
 pub use kit::Tuning;
 pub use life::NodeOptions;
 pub use name::interface_name;
 pub use overlay::Overlay;
-pub use sink::EventSink;

@@ -48,6 +48,16 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         }
         self.kit.commit(Transaction::new().delete::<Name>(name)).await
     }
+
+    /// Takes the names away that `keeps` says no to, which it is asked when no other change is in progress. Returns them.
+    pub(super) async fn retain_names(&self, keeps: impl Fn(&str) -> bool) -> Result<Vec<String>, NodeError> {
+        let _order = self.names_order.lock().await;
+        let names = self.kit.store.all::<Name>().into_iter().map(|known| known.name);
+        let gone: Vec<_> = names.filter(|name| !keeps(name)).collect();
+        let transaction = gone.iter().fold(Transaction::new(), |transaction, name| transaction.delete::<Name>(name));
+        self.kit.commit(transaction).await?;
+        Ok(gone)
+    }
 }
 
 /// The name in lower case and without the dot at its end.

@@ -17,6 +17,7 @@ use super::host::Host;
 use super::name::interface_name;
 use super::overlay::{DevicePlan, MTU, Overlay};
 use super::routes::RoutePlan;
+use crate::attach::AttachError;
 use crate::ipam::{AddressBook, first_behind_base};
 use crate::ipc::wire::{OverlayMode, Secret, ServiceOverlayInfo};
 use crate::state::{Bridge, GlobalOverlay, Identity, Kind, Peer, Scope, Service, Tables, Transaction};
@@ -99,7 +100,20 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
 
     /// Takes a service down and forgets who it was; what is not there is down already.
     pub(super) async fn tear_down_service(&self, service: &str) -> Result<(), NodeError> {
+        self.tear_down_service_if(service, || true).await.map(|_| ())
+    }
+
+    /// The same if `wanted` says yes, which it is asked when no other change of the service is in progress. Returns the
+    /// answer.
+    pub(super) async fn tear_down_service_if(
+        &self,
+        service: &str,
+        wanted: impl FnOnce() -> bool + Send,
+    ) -> Result<bool, NodeError> {
         let _turn = self.orders.turn(service).await;
+        if !wanted() {
+            return Ok(false);
+        }
         let identity = self.kit.store.find::<Identity>(service);
         let scope = Scope::Service(service.to_owned());
         let mut transaction = Transaction::new();
@@ -117,7 +131,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             self.services.ports().remove(&identity.port);
             self.save_marker().await;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Takes all services down, keeping who they were.
@@ -218,13 +232,13 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         let bridge = interface_name(&[&deployment, &instance, name], suffix);
         if let Some(known) = self.kit.store.find::<Bridge>(&bridge) {
             if known.subnet_of != subnet_of {
-                let source = crate::host::HostError::Exists { what: format!("bridge of service {}", known.subnet_of) };
-                return Err(NodeError::Bridge { bridge, source });
+                let source = AttachError::OtherBridge { name: bridge.clone(), object: known.subnet_of };
+                return Err(NodeError::Bridge { bridge, source: Box::new(source) });
             }
             return Ok(known);
         }
         if let Err(source) = crate::host::check_name(&bridge) {
-            return Err(NodeError::Bridge { bridge, source });
+            return Err(NodeError::Bridge { bridge, source: Box::new(source.into()) });
         }
         let node_id = self.settings().node_id.unwrap_or(0);
         let mut book = self.addresses();
@@ -312,7 +326,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         let Some(bridge) = self.kit.store.find::<Bridge>(&known.bridge) else { return Ok(()) };
         let address = IpNet::new(bridge.gateway, bridge.subnet.prefix_len()).unwrap_or(bridge.subnet);
         let ensured = self.kit.host.ensure_bridge(&bridge.bridge, address, MTU).await;
-        ensured.map_err(|source| NodeError::Bridge { bridge: bridge.bridge, source })
+        ensured.map_err(|source| NodeError::Bridge { bridge: bridge.bridge, source: Box::new(source) })
     }
 
     /// Takes a service down; `transaction` is what else is to go with it.

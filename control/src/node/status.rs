@@ -24,8 +24,7 @@ pub(super) async fn snapshot<M: DeviceMaker, H: Host>(node: &Node<M, H>) -> Stat
     let mut status = StatusSnapshot {
         overlay_cidr: Some(cluster.cluster.to_string()),
         slice_cidr: cluster.slice.map(|slice| slice.to_string()),
-        // A device that is not there or does not answer leaves what it is to have.
-        peers: device.as_ref().map_or_else(|| remembered(&node.overlay), |device| present(&node.overlay, device)),
+        peers: peers_of(&node.overlay, device.as_ref()),
         service_count: count(node.kit.store.read(|tables| tables.count(Kind::Service))),
         dedicated_services: dedicated(node).await,
         ..StatusSnapshot::default()
@@ -50,6 +49,20 @@ pub(super) async fn snapshot<M: DeviceMaker, H: Host>(node: &Node<M, H>) -> Stat
     status
 }
 
+/// The peers of an overlay.
+pub(super) async fn peers<M: DeviceMaker, H: Host>(overlay: &Overlay<M, H>) -> Vec<PeerStatus> {
+    let device = match overlay.live() {
+        Some(live) => live.device.state().await,
+        None => None,
+    };
+    peers_of(overlay, device.as_ref())
+}
+
+/// A device that is not there or does not answer leaves what it is to have.
+fn peers_of<M: DeviceMaker, H: Host>(overlay: &Overlay<M, H>, device: Option<&DeviceState>) -> Vec<PeerStatus> {
+    device.map_or_else(|| remembered(overlay), |device| present(overlay, device))
+}
+
 /// The dedicated overlays that are up.
 async fn dedicated<M: DeviceMaker, H: Host>(node: &Node<M, H>) -> Vec<DedicatedServiceStatus> {
     let mut found = Vec::new();
@@ -70,6 +83,20 @@ async fn dedicated<M: DeviceMaker, H: Host>(node: &Node<M, H>) -> Vec<DedicatedS
         });
     }
     found
+}
+
+impl<M: DeviceMaker, H: Host> Node<M, H> {
+    /// What the devices that are up tell of themselves, with the names of their interfaces.
+    pub(super) async fn device_states(&self) -> Vec<(String, DeviceState)> {
+        let services = self.service_overlays().into_iter().map(|(_, overlay)| overlay);
+        let mut found = Vec::new();
+        for live in std::iter::once(self.overlay.clone()).chain(services).filter_map(|overlay| overlay.live()) {
+            if let Some(state) = live.device.state().await {
+                found.push((live.interface, state));
+            }
+        }
+        found
+    }
 }
 
 fn count(number: usize) -> u32 {
@@ -115,7 +142,7 @@ fn unix_secs(time: SystemTime) -> i64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
 }
 
-fn offloads(device: &DeviceState) -> Vec<OffloadStatus> {
+pub(super) fn offloads(device: &DeviceState) -> Vec<OffloadStatus> {
     device.offloads.iter().map(|&(offload, state, fallbacks)| offload_status(offload, state, fallbacks)).collect()
 }
 

@@ -24,7 +24,7 @@ fn transaction(rng: &mut StdRng) -> Transaction {
             2 => transaction.put(Name { name: format!("n{number}"), addresses: vec![ip; rng.random_range(0..4)] }),
             _ => {
                 let owner = "o".repeat(rng.random_range(0..90));
-                transaction.put(Lease { ip, owner, generation: rng.random(), released_ms: None })
+                transaction.put(Lease { ip, owner, generation: rng.random(), given_ms: 0, released_ms: None })
             }
         };
     }

@@ -304,7 +304,7 @@ mod tests {
                 preshared_key: Some(secret()),
             }
             .into(),
-            Lease { ip, owner: text("o"), generation: u64::MAX, released_ms: Some(1) }.into(),
+            Lease { ip, owner: text("o"), generation: u64::MAX, given_ms: 2, released_ms: Some(1) }.into(),
             Attachment {
                 handle,
                 service: text("web"),
@@ -372,7 +372,7 @@ mod tests {
                 r#"{"service":{"service":"web","mode":"isolated","bridge":"zl-prod-0-web-b"}},"#,
                 r#"{"bridge":{"bridge":"zl-prod-0-web-b","subnet_of":"web","node_id":0,"subnet":"10.200.187.128/26","gateway":"10.200.187.130"}},"#,
                 &format!(r#"{{"peer":{{"scope":{{"service":"pay"}},"public_key":"{key}","endpoint":"host:1","keepalive_secs":25,"allowed_ips":["10.200.187.128/26"],"preshared_key":"c2VjcmV0"}}}},"#),
-                r#"{"lease":{"ip":"10.200.187.130","owner":"o","generation":18446744073709551615,"released_ms":1}},"#,
+                r#"{"lease":{"ip":"10.200.187.130","owner":"o","generation":18446744073709551615,"given_ms":2,"released_ms":1}},"#,
                 r#"{"attachment":{"handle":{"platform":"guest_managed","id":"vm 1"},"service":"web","service_ip":"10.200.187.130","global_ip":"10.200.187.130","started_ticks":7,"netns":4026531840,"ephemeral":true,"isolation_network":"n","dns_server":"10.200.187.130","dns_domain":"prod.local"}},"#,
                 r#"{"name":{"name":"web.prod.local","addresses":["10.200.187.130","fd00::1"]}},"#,
                 r#"{"sysctl":{"name":"net.ipv4.ip_forward","found":"0","set":"1"}}],"#,

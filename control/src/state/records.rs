@@ -144,6 +144,9 @@ pub struct Lease {
     pub owner: String,
     /// Which lease of this address it is: greater is later.
     pub generation: u64,
+    /// When it was given out, in milliseconds of Unix time; 0 where that was not noted.
+    #[serde(default)]
+    pub given_ms: u64,
     /// When it was given back, in milliseconds of Unix time; absent while it is in use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub released_ms: Option<u64>,
@@ -272,6 +275,7 @@ impl Attachment {
             AttachHandle::WindowsContainer { container_id, .. } => format!("windows {container_id}"),
             AttachHandle::GuestManaged { id } => format!("guest {id}"),
             AttachHandle::HostShared { id } => format!("host {id}"),
+            AttachHandle::LinuxNetns { id } => format!("netns {id}"),
         }
     }
 }

@@ -210,7 +210,7 @@ mod tests {
     }
 
     fn lease(number: u8) -> Lease {
-        Lease { ip: [10, 0, 0, number].into(), owner: "x".into(), generation: 1, released_ms: None }
+        Lease { ip: [10, 0, 0, number].into(), owner: "x".into(), generation: 1, given_ms: 0, released_ms: None }
     }
 
     fn node(number: u64) -> Settings {

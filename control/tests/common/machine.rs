@@ -12,6 +12,9 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// Home of the daemons.
+pub const HOME: &str = "/var/run/home";
+
 /// Runs `test` on a machine of its own: `/var/run`, `/var/lib` and network. Prints why where that cannot be had.
 pub fn in_private_machine(test: impl FnOnce() + Send) {
     on_own_ground(&[], || {
@@ -60,9 +63,11 @@ impl Daemon {
         let log =
             (0..).map(|number| PathBuf::from(format!("/var/run/log.{number}"))).find(|path| !path.exists()).unwrap();
         let mut command = Command::new(program);
-        for variable in ["ZLAYER_DATA_DIR", "RUST_LOG", "NOTIFY_SOCKET"] {
+        for variable in ["ZLAYER_DATA_DIR", "RUST_LOG", "NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_PID"] {
             command.env_remove(variable);
         }
+        // Log files of the drop-in go there.
+        command.env("HOME", HOME);
         command.args(args).envs(variables.iter().copied()).stdin(Stdio::null()).stdout(Stdio::null());
         let child = command.stderr(File::create(&log).unwrap()).spawn().unwrap();
         Self { child, log }

@@ -3,6 +3,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod service;
 
 use common::machine::{Daemon, ask_kernel, in_private_machine, installed_as, link};
 use common::wire::Wire;
@@ -58,7 +59,11 @@ fn wg(arguments: &str) -> Option<String> {
 }
 
 fn ginnel(args: &[&str]) -> Output {
-    Command::new(GINNEL).args(args).env_remove("ZLAYER_DATA_DIR").output().unwrap()
+    let mut command = Command::new(GINNEL);
+    for variable in ["ZLAYER_DATA_DIR", "GINNEL_SOCKET", "GINNEL_DATA_DIR"] {
+        command.env_remove(variable);
+    }
+    command.args(args).output().unwrap()
 }
 
 #[test]
@@ -98,7 +103,7 @@ fn every_operation_is_answered_as_the_contract_says() {
         assert_eq!(wire.status()["peers"][0]["allowed_ips"], "10.200.9.0/28");
         let elsewhere =
             format!(r#"{{"op":"remove_peer","pubkey":"{PEER}","scope":{{"scope":"service","service":"pay"}}}}"#);
-        let no_service = r#"{"result":"err","message":"no dedicated overlay for service pay"}"#;
+        let no_service = r#"{"result":"err","message":"no dedicated overlay for service pay","code":"not_found"}"#;
         assert_eq!(wire.ask(&elsewhere), no_service);
         assert_eq!(wire.ask(&format!(r#"{{"op":"remove_peer","pubkey":"{PEER}"}}"#)), OK);
         assert_eq!(wire.status()["peer_count"], 0);

@@ -1,9 +1,8 @@
 //! State of connections: what is invalid, what ends with a container, what fits the way.
 
 use crate::probe::{connect, exchange, refused, tcp, udp};
-use crate::town::{BRIDGE_B, Place, TUNNEL, Town, cable, ip, network, run, until};
+use crate::town::{BRIDGE_B, Place, TUNNEL, Town, ip, network, until};
 use ginnel_control::firewall::{Change, Container, ContainerLink, DropReason, MARK};
-use ginnel_control::host::Netns;
 use ginnel_control::lab::rights_or_skip;
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use std::io::Write;
@@ -67,51 +66,6 @@ fn segments_fit_the_way() {
                 assert!((fits - 12..=fits).contains(&offered), "{} to {}: {offered}", client.name, server.name);
             }
         }
-    }
-}
-
-#[test]
-fn a_narrow_place_on_the_way_to_a_member_is_told_of() {
-    if !rights_or_skip() {
-        return;
-    }
-    let mut town = Town::build();
-    let a = town.attach("a", BRIDGE_B, 11, Some(7));
-    let x = town.attach("x", BRIDGE_B, 12, Some(9));
-    // A container of the other node behind a narrow cable. It is the node that tells of it, which is of no network.
-    let netns = Netns::create().unwrap();
-    netns.bring_lo_up().unwrap();
-    let (v4, v6) = (["10.200.2.1/32", "fd00:200:2::1/128"], ["10.200.2.77/32", "fd00:200:2::77/128"]);
-    cable(&town.far, "narrow0", &[], &netns, "eth0", &v6);
-    run(
-        &town.far,
-        "ip link set narrow0 mtu 1300
-         ip route add 10.200.2.77/32 dev narrow0; ip -6 route add fd00:200:2::77/128 dev narrow0
-         ip -6 addr add fe80::1/64 dev narrow0 nodad
-         sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1",
-    );
-    run(
-        &netns,
-        &format!(
-            "ip link set eth0 mtu 1300
-             ip route add {} dev eth0; ip route add default via 10.200.2.1; ip -6 route add default via fe80::1 dev eth0",
-            v4[0]
-        ),
-    );
-    let far = Place { name: "f", netns, v4: ip("10.200.2.77"), v6: ip("fd00:200:2::77"), ..a.clone() };
-    let member = |prefix: &str| Change::AddMember(prefix.parse().unwrap(), network(7));
-    town.firewall.change(v6.map(member)).unwrap();
-    for v6 in [false, true] {
-        let to = SocketAddr::new(far.ip(v6), 7_000);
-        let (client, server) = (udp(&a, a.ip(v6), 0), udp(&far, far.ip(v6), 7_000));
-        exchange(&client, to, &server);
-        until("the width of the way", || {
-            // It is refused once the width is known.
-            let _ = client.send_to(&[0; 1_400], to);
-            a.run(&format!("ip route get {}", far.ip(v6))).contains("mtu 1300")
-        });
-        // Whose words are about nothing that was said does not get through.
-        refused(&town, &udp(&x, x.ip(v6), 0), to, &server, DropReason::Isolated);
     }
 }
 

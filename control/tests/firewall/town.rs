@@ -347,7 +347,14 @@ pub fn listen(protocol: Protocol, socket: &str) -> Listen {
 }
 
 /// Lays a cable between two namespaces and gives its ends addresses.
-pub fn cable(near: &Netns, near_name: &str, near_addresses: &[&str], far: &Netns, far_name: &str, far_addresses: &[&str]) {
+pub fn cable(
+    near: &Netns,
+    near_name: &str,
+    near_addresses: &[&str],
+    far: &Netns,
+    far_name: &str,
+    far_addresses: &[&str],
+) {
     near.configure(async |netlink| netlink.create_veth(near_name, far_name, Some(far.as_fd())).await).unwrap();
     address(near, near_name, near_addresses);
     address(far, far_name, far_addresses);

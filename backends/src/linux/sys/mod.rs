@@ -9,16 +9,19 @@
 //! message    recvmmsg and sendmmsg
 //! control    the control data of messages: bytes, no `unsafe`
 //! process    pidfd_open
+//! local      descriptors from other processes, the groups of a peer
 //! mod        socket options, the program that steers datagrams
 //! ```
 
 pub mod bpf;
 mod control;
 mod interface;
+mod local;
 mod message;
 mod process;
 
 pub use interface::{LinkSetting, attach_tun, link_mtu, set_link, set_tun_offloads, set_vnet_header_bytes};
+pub use local::{DESCRIPTORS_MAX, Received, peer_groups, receive, take_inherited};
 pub use message::{Arrived, MESSAGES_MAX, Parcel, Receiver, Sender};
 pub use process::open_pidfd;
 

@@ -1,11 +1,12 @@
 //! Services and the containers attached to them, as the wire spells them.
 
 use super::{PeerSpec, Secret};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
 /// How a service is joined to the overlay.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OverlayMode {
     /// A bridge of its own, routed over the global overlay.
@@ -19,7 +20,7 @@ pub enum OverlayMode {
 }
 
 /// What is attached, and how to find it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "platform", rename_all = "snake_case")]
 pub enum AttachHandle {
     /// A process on this node; its network namespace is meant.
@@ -45,10 +46,55 @@ pub enum AttachHandle {
         /// Its id.
         id: String,
     },
+    /// A network namespace on this node, given by path or descriptor beside the handle. Not published.
+    LinuxNetns {
+        /// Its id, chosen by the client.
+        id: String,
+    },
+}
+
+impl AttachHandle {
+    /// What it is told apart by among attachments: platform, colon, id.
+    #[must_use]
+    pub fn key(&self) -> String {
+        match self {
+            Self::LinuxPid { pid } => format!("linux_pid:{pid}"),
+            Self::WindowsContainer { container_id, .. } => format!("windows_container:{container_id}"),
+            Self::GuestManaged { id } => format!("guest_managed:{id}"),
+            Self::HostShared { id } => format!("host_shared:{id}"),
+            Self::LinuxNetns { id } => format!("linux_netns:{id}"),
+        }
+    }
+}
+
+/// A port of the host that leads to a workload. Not published.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PublishedPort {
+    /// Port of the host.
+    pub host_port: u16,
+    /// Port of the workload.
+    pub container_port: u16,
+    /// `tcp` or `udp`.
+    #[serde(default)]
+    pub protocol: PortProtocol,
+    /// Address of the host; all where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_ip: Option<IpAddr>,
+}
+
+/// What a published port speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PortProtocol {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// UDP.
+    Udp,
 }
 
 /// The fields of `attach_container`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AttachContainer {
     /// What to attach.
     pub handle: AttachHandle,
@@ -68,10 +114,25 @@ pub struct AttachContainer {
     /// Search domain for the workload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dns_domain: Option<String>,
+    /// Who asks: a repeat by the same is the same attachment, one by another a conflict. Not published, as all below.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// Path of the network namespace, in place of that of the process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns: Option<String>,
+    /// The network namespace is the first descriptor sent beside the frame.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub netns_fd: bool,
+    /// Addresses it is to have, at most one of each family.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
+    /// Ports of the host that lead to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub publish: Vec<PublishedPort>,
 }
 
 /// All a guest needs to bring up its own WireGuard.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct GuestOverlayConfig {
     /// Its address.
     pub overlay_ip: IpAddr,
@@ -94,7 +155,7 @@ pub struct GuestOverlayConfig {
 }
 
 /// A service overlay that is up. The last four fields are those of a dedicated one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ServiceOverlayInfo {
     /// The link of the service.
     pub name: String,

@@ -108,11 +108,14 @@ fn the_examples_cover_every_word() {
             }
             Frame::Response { response, .. } => {
                 results.insert(std::mem::discriminant(&response));
-                if let Response::Err { message } = response {
-                    assert!(!message.is_empty());
+                if let Response::Err(fault) = response {
+                    assert!(!fault.message.is_empty());
                 }
             }
-            Frame::Event(Event::PeerHealthChanged { .. } | Event::NatEndpointChanged { .. }) => events += 1,
+            Frame::Event(record) => {
+                assert!(matches!(record.event, Event::PeerHealthChanged { .. } | Event::NatEndpointChanged { .. }));
+                events += 1;
+            }
         }
     }
     assert_eq!((ops.len(), results.len(), events), (23, 10, 2));

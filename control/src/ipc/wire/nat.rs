@@ -1,11 +1,12 @@
 //! NAT traversal as the wire spells it: settings, candidates and what became of them.
 
 use super::Secret;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A place where a node may be reached. Entries of an unknown type or without a parseable address are dropped by whoever
 /// uses them; the others count.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NatCandidate {
     /// `host`, `server-reflexive` or `relay`.
     pub candidate_type: String,
@@ -16,7 +17,7 @@ pub struct NatCandidate {
 }
 
 /// Settings of NAT traversal. Zero or empty means "use the built-in default", except for `enabled`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct NatConfigSpec {
     /// Taken verbatim: settings without it turn traversal off, no settings at all leave it on.
@@ -37,7 +38,7 @@ pub struct NatConfigSpec {
 }
 
 /// A relay to use.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct TurnServerSpec {
     /// `host:port`.
@@ -49,7 +50,7 @@ pub struct TurnServerSpec {
 }
 
 /// A relay to run.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct RelayServerSpec {
     /// UDP port.
@@ -64,7 +65,7 @@ pub struct RelayServerSpec {
 }
 
 /// What NAT traversal knows.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NatStatus {
     /// Where this node may be reached.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -78,7 +79,7 @@ pub struct NatStatus {
 }
 
 /// How one peer is reached.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NatPeer {
     /// Its public key, base64.
     pub node_id: String,

@@ -1,10 +1,11 @@
 //! Peers as the wire spells them.
 
 use super::NatCandidate;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A WireGuard peer. Inline in `add_peer`, an object in the peers of a guest.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PeerSpec {
     /// Public key, base64.
     pub public_key: String,
@@ -20,7 +21,7 @@ pub struct PeerSpec {
 }
 
 /// Which overlay a peer belongs to. The tag has the name of the field that holds it: `"scope":{"scope":"global"}`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "scope", rename_all = "snake_case")]
 pub enum PeerScope {
     /// The overlay of the whole node.
@@ -33,8 +34,19 @@ pub enum PeerScope {
     },
 }
 
+impl PeerScope {
+    /// What a peer is told apart by among those of all overlays.
+    #[must_use]
+    pub fn peer_key(&self, pubkey: &str) -> String {
+        match self {
+            Self::Global => pubkey.to_owned(),
+            Self::Service { service } => format!("{service}/{pubkey}"),
+        }
+    }
+}
+
 /// The fields of `add_peer`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AddPeer {
     /// The peer, its fields beside `op`.
     #[serde(flatten)]

@@ -1,11 +1,15 @@
-//! What a client may ask: the 23 operations of contract version 0.13.0.
+//! What a client may ask: the 23 operations of contract version 0.13.0, and those of this daemon behind them.
 
-use super::{AddPeer, AttachContainer, AttachHandle, NatConfigSpec, OverlayMode, PeerScope};
+use super::{
+    AddPeer, AttachContainer, AttachHandle, BeginSync, Gc, ListQuery, NatConfigSpec, OverlayMode, PeerScope, Role,
+    Subscribe,
+};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
 /// One operation. Fields without a default are required; only `Option` fields may be `null`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "op", rename_all = "snake_case")]
 pub enum Request {
     /// Number of this node in the cluster.
@@ -40,11 +44,17 @@ pub enum Request {
         service: String,
         /// Whether the workload joins the global overlay.
         join_global: bool,
+        /// Who asks: a repeat by the same gets the same address. Not published.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        owner: Option<String>,
     },
     /// Give an address back.
     ReleaseIp {
         /// The address.
         ip: IpAddr,
+        /// Who asks; an address with an owner is given back by that one only. Not published.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        owner: Option<String>,
     },
     /// Attach a workload.
     AttachContainer(AttachContainer),
@@ -52,6 +62,9 @@ pub enum Request {
     DetachContainer {
         /// What was attached.
         handle: AttachHandle,
+        /// Who asks; what has an owner is detached by that one only. Not published.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        owner: Option<String>,
     },
     /// Add a WireGuard peer, or change it.
     AddPeer(AddPeer),
@@ -123,6 +136,29 @@ pub enum Request {
     NatStatus,
     /// Take everything down and exit.
     Shutdown,
+    /// What the daemon is and can do, and what the caller may.
+    Hello {
+        /// Who asks, for the log.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        client: Option<String>,
+    },
+    /// Have events sent to this connection.
+    Subscribe(Subscribe),
+    /// No more events.
+    Unsubscribe,
+    /// A page of the objects of a kind.
+    List(ListQuery),
+    /// What is said from here on names all there is to be.
+    BeginSync(BeginSync),
+    /// Remove what was not named.
+    EndSync {
+        /// The sync that is to end.
+        epoch: u64,
+    },
+    /// Remove what is not in the list.
+    Gc(Gc),
+    /// What is wrong.
+    Health,
 }
 
 impl Request {
@@ -153,18 +189,84 @@ impl Request {
             Request::NatTick => "nat_tick",
             Request::NatStatus => "nat_status",
             Request::Shutdown => "shutdown",
+            Request::Hello { .. } => "hello",
+            Request::Subscribe(_) => "subscribe",
+            Request::Unsubscribe => "unsubscribe",
+            Request::List(_) => "list",
+            Request::BeginSync(_) => "begin_sync",
+            Request::EndSync { .. } => "end_sync",
+            Request::Gc(_) => "gc",
+            Request::Health => "health",
+        }
+    }
+
+    /// The role it takes; none for `hello`, which tells a caller what it has.
+    #[must_use]
+    pub fn role(&self) -> Option<Role> {
+        match self {
+            Request::Hello { .. } => None,
+            Request::Status
+            | Request::NatStatus
+            | Request::List(_)
+            | Request::Health
+            | Request::Subscribe(_)
+            | Request::Unsubscribe => Some(Role::Read),
+            Request::AllocateIp { .. }
+            | Request::ReleaseIp { .. }
+            | Request::AttachContainer(_)
+            | Request::DetachContainer { .. }
+            | Request::RegisterDns { .. }
+            | Request::UnregisterDns { .. } => Some(Role::Attach),
+            _ => Some(Role::Admin),
         }
     }
 
     /// Whether the operation only looks.
     #[must_use]
     pub fn reads_only(&self) -> bool {
-        matches!(self, Request::Status | Request::NatStatus)
+        matches!(self.role(), None | Some(Role::Read))
+    }
+
+    /// What it is about, in a few words for the log: names, never a secret.
+    #[must_use]
+    pub fn subject(&self) -> String {
+        match self {
+            Request::SetLocalNodeId { node_id } => node_id.to_string(),
+            Request::SetLocalWgPubkey { pubkey } => pubkey.clone(),
+            Request::SetupGlobalOverlay(setup) => format!("{}/{}", setup.deployment, setup.instance_id),
+            Request::SetupServiceOverlay { service, .. }
+            | Request::TeardownServiceOverlay { service }
+            | Request::AllocateIp { service, .. } => service.clone(),
+            Request::ReleaseIp { ip, .. } => ip.to_string(),
+            Request::AttachContainer(attach) => format!("{} to {}", attach.handle.key(), attach.service),
+            Request::DetachContainer { handle, .. } => handle.key(),
+            Request::AddPeer(add) => add.scope.peer_key(&add.peer.public_key),
+            Request::RemovePeer { pubkey, scope } => scope.peer_key(pubkey),
+            Request::AddAllowedIp { pubkey, cidr, scope } | Request::RemoveAllowedIp { pubkey, cidr, scope } => {
+                format!("{cidr} of {}", scope.peer_key(pubkey))
+            }
+            Request::RegisterDns { name, ip } => format!("{name} at {ip}"),
+            Request::UnregisterDns { name } => name.clone(),
+            Request::WriteScopedResolver { zone, .. } | Request::RemoveScopedResolver { zone } => zone.clone(),
+            Request::BeginSync(BeginSync { epoch, .. }) | Request::EndSync { epoch } => format!("epoch {epoch}"),
+            Request::Gc(gc) => gc.keep.keys().map(|kind| kind.name()).collect::<Vec<_>>().join(", "),
+            Request::Hello { client } => client.clone().unwrap_or_default(),
+            Request::List(query) => query.kind.name().to_owned(),
+            Request::TeardownGlobalOverlay
+            | Request::PruneOrphanBridges { .. }
+            | Request::Status
+            | Request::NatTick
+            | Request::NatStatus
+            | Request::Shutdown
+            | Request::Subscribe(_)
+            | Request::Unsubscribe
+            | Request::Health => String::new(),
+        }
     }
 }
 
 /// The fields of `setup_global_overlay`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SetupGlobalOverlay {
     /// Name of the deployment.
     pub deployment: String,

@@ -1,11 +1,15 @@
-//! What the server says: answers and events.
+//! What the server answers. Events are in [`super::event`].
 
-use super::{GuestOverlayConfig, NatStatus, ServiceOverlayInfo, StatusSnapshot};
+use super::{
+    Fault, GuestOverlayConfig, Health, Hello, ListPage, NatStatus, Removed, ServiceOverlayInfo, StatusSnapshot,
+    Subscribed, SyncEnded,
+};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
 /// The answer to a request. Payloads stand beside the tag, not under it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "result", rename_all = "snake_case")]
 pub enum Response {
     /// Done.
@@ -22,6 +26,9 @@ pub enum Response {
         /// Its network namespace (Windows only).
         #[serde(default, skip_serializing_if = "Option::is_none")]
         namespace_guid: Option<String>,
+        /// All its addresses, where there are more. Not published.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        addresses: Vec<IpAddr>,
     },
     /// A guest is attached.
     GuestConfig(GuestOverlayConfig),
@@ -42,28 +49,22 @@ pub enum Response {
     /// A service overlay is up.
     ServiceOverlay(ServiceOverlayInfo),
     /// Not done, and nothing changed.
-    Err {
-        /// Why, for people.
-        message: String,
+    Err(Fault),
+    /// Answers `hello`.
+    Hello(Hello),
+    /// Answers `subscribe`.
+    Subscribed(Subscribed),
+    /// Answers `list`.
+    List(ListPage),
+    /// Answers `begin_sync`.
+    SyncBegun {
+        /// The sync.
+        epoch: u64,
     },
-}
-
-/// Facts a server may tell unasked. Server 0.13.0 never does.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
-pub enum Event {
-    /// A peer was heard of, or lost.
-    PeerHealthChanged {
-        /// Its public key, base64.
-        pubkey: String,
-        /// Whether it answers.
-        healthy: bool,
-    },
-    /// A peer is reached elsewhere than before.
-    NatEndpointChanged {
-        /// Its public key, base64.
-        pubkey: String,
-        /// The socket address.
-        endpoint: String,
-    },
+    /// Answers `end_sync`.
+    SyncEnded(SyncEnded),
+    /// Answers `gc`.
+    Collected(Removed),
+    /// Answers `health`.
+    Health(Health),
 }

@@ -1,11 +1,12 @@
 //! A text on the wire that must not reach a log: credentials and private keys.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use zeroize::Zeroize;
 
 /// A secret string. Reads and writes as a plain string in JSON; `Debug` hides it; its memory is wiped when dropped.
-#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Secret(String);
 

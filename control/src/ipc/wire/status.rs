@@ -1,15 +1,16 @@
 //! The answer to `status`.
 //!
-//! Beyond the published fields it carries additions that older clients ignore: `boot_id`, `node_id`, `version`,
-//! `offloads`, `drops`, `workers`, `totals`, and byte counters per peer. They are omitted where unknown, so that a
-//! snapshot of an older daemon reads and writes unchanged.
+//! Beyond the published fields it carries additions that older clients ignore, from `boot_id` on, and byte counters per
+//! peer. They are omitted where unknown, so that a snapshot of an older daemon reads and writes unchanged.
 
+use super::Condition;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 /// What a daemon has up.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StatusSnapshot {
     /// Interface of the global overlay, while it is up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -57,10 +58,22 @@ pub struct StatusSnapshot {
     /// What the global device has counted since it was made, over all its workers, by name of the counter.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub totals: BTreeMap<String, u64>,
+    /// Workloads attached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attachment_count: Option<u32>,
+    /// Addresses given out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_count: Option<u32>,
+    /// The sync that ended last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
+    /// What is wrong; nothing where absent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub health: Vec<Condition>,
 }
 
 /// One peer of a snapshot.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PeerStatus {
     /// Public key: 64 lower-case hexadecimal digits here, base64 everywhere else.
     pub public_key: String,
@@ -82,7 +95,7 @@ pub struct PeerStatus {
 }
 
 /// One dedicated overlay of a snapshot.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DedicatedServiceStatus {
     /// Service name.
     pub service: String,
@@ -101,7 +114,7 @@ pub struct DedicatedServiceStatus {
 }
 
 /// One kernel offload of a snapshot.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct OffloadStatus {
     /// Its name, as `--offload-off` takes it.
     pub name: String,

@@ -5,9 +5,8 @@ use ginnel_engine::event::Event as DeviceEvent;
 use std::time::SystemTime;
 
 fn health(daemon: &Daemon) -> Vec<(String, bool)> {
-    let heard = daemon.heard.0.lock().unwrap();
-    let health = heard.iter().map(|event| match event {
-        Event::PeerHealthChanged { pubkey, healthy } => (pubkey.clone(), *healthy),
+    let health = daemon.heard().into_iter().map(|event| match event {
+        Event::PeerHealthChanged { pubkey, healthy } => (pubkey, healthy),
         other => panic!("{other:?}"),
     });
     health.collect()

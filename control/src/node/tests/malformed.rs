@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::ipc::frame::{FRAME_BYTES_MAX, read_body, read_length, write_frame};
+use crate::ipc::wire::Fault;
 use std::time::Instant;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -49,7 +50,7 @@ async fn refusals_carry_the_id_and_the_connection_lives() {
     ];
     for (id, body, reason) in cases {
         write_frame(&mut stream, body).await.unwrap();
-        let Some((answered, Response::Err { message })) = receive(&mut stream).await else {
+        let Some((answered, Response::Err(Fault { message, .. }))) = receive(&mut stream).await else {
             panic!("{}", String::from_utf8_lossy(body))
         };
         assert_eq!(answered, *id);
@@ -183,7 +184,7 @@ async fn pipelined_requests_are_answered_in_order() {
             Response::Ok => assert_eq!(id % 4, 0),
             // Each request is done before the next is begun.
             Response::Status(status) => assert_eq!(status.node_id, Some(id - 1)),
-            Response::Err { .. } => assert_eq!(id % 4, 2),
+            Response::Err(_) => assert_eq!(id % 4, 2),
             _ => assert_eq!(id % 4, 3),
         }
     }

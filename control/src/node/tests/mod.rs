@@ -3,6 +3,7 @@
 mod addresses;
 mod care;
 mod contract;
+mod inventory;
 mod malformed;
 mod members;
 mod overlay;
@@ -11,12 +12,13 @@ mod restart;
 mod services;
 
 use super::fake::Lab;
-use super::{EventSink, Node, NodeOptions, Tuning};
+use super::{Node, NodeOptions, Tuning};
 use crate::ipc::client::{Client, ClientError};
+use crate::ipc::events::{EventHub, Subscription};
 use crate::ipc::server::{Limits, serve};
 use crate::ipc::socket::BoundSocket;
 use crate::ipc::stop::Stop;
-use crate::ipc::wire::{Event, Frame, Request, Response, StatusSnapshot, decode};
+use crate::ipc::wire::{Event, Frame, Request, Response, StatusSnapshot, Subscribe, decode};
 use crate::temp_dir::TempDir;
 use ginnel_engine::key::PublicKey;
 use std::path::PathBuf;
@@ -30,19 +32,9 @@ struct Daemon {
     node: Arc<Node<Lab, Lab>>,
     path: PathBuf,
     serving: JoinHandle<()>,
-    heard: Arc<Heard>,
+    heard: Mutex<(Subscription, Vec<Event>)>,
     /// Holds socket and state; another daemon may be started on it.
     dir: Arc<TempDir>,
-}
-
-/// Keeps what the node tells.
-#[derive(Default)]
-struct Heard(Mutex<Vec<Event>>);
-
-impl EventSink for Heard {
-    fn tell(&self, event: Event) {
-        self.0.lock().unwrap().push(event);
-    }
 }
 
 impl Daemon {
@@ -56,11 +48,12 @@ impl Daemon {
     }
 
     async fn start_on(dir: Arc<TempDir>, lab: Lab) -> Self {
-        let heard = Arc::new(Heard::default());
+        let events = EventHub::default();
+        let (heard, _) = events.subscribe(&Subscribe::default());
         let options = NodeOptions {
             marker_dir: Some(dir.path().to_owned()),
             tuning: Tuning { look_interval: Duration::from_millis(50), ..Tuning::default() },
-            events: heard.clone(),
+            events,
             ..NodeOptions::new(&dir.join("state"))
         };
         let node = Node::open(lab.clone(), lab.clone(), options).await.unwrap();
@@ -69,7 +62,7 @@ impl Daemon {
         let limits = Limits { frame_time: Duration::from_secs(2), ..Limits::default() };
         let handler = node.clone();
         let serving = tokio::spawn(async move { serve(&socket, handler, limits, Stop::default()).await });
-        Self { lab, node, path, serving, heard, dir }
+        Self { lab, node, path, serving, heard: Mutex::new((heard, Vec::new())), dir }
     }
 
     /// Ends as by a kill and starts again: devices go with the process, the rest of the kernel stays.
@@ -80,6 +73,13 @@ impl Daemon {
         drop(node);
         until("the process is gone", async || lab.world().links.is_empty()).await;
         Self::start_on(dir, lab).await
+    }
+
+    /// What the node has told so far.
+    fn heard(&self) -> Vec<Event> {
+        let (subscription, events) = &mut *self.heard.lock().unwrap();
+        events.extend(std::iter::from_fn(|| subscription.poll()).map(|record| record.event));
+        events.clone()
     }
 
     async fn client(&self) -> Client {

@@ -1,33 +1,79 @@
 //! The server against peers that misbehave, with handlers that do.
 
+mod crowd;
+mod descriptors;
+mod own;
+mod subscribers;
+
 use super::*;
+use crate::ipc::access::Principal;
 use crate::ipc::client::{Client, ClientError};
+use crate::ipc::wire::{AttachContainer, AttachHandle, ErrorCode, ObjectKind, Objects, page};
 use crate::temp_dir::TempDir;
+use std::collections::BTreeSet;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
 
-/// Answers the number of the request, after doing what its name says.
+/// Answers the number of the request, after doing what its name says. Has the names it is told to register.
+#[derive(Default)]
 struct Actor {
     calls: AtomicU64,
+    names: Mutex<BTreeSet<String>>,
 }
 
 impl Handler for Actor {
-    async fn handle(&self, caller: Caller, request: Request) -> Response {
-        assert_eq!(caller.uid, Some(nix::unistd::geteuid().as_raw()));
-        match request {
+    async fn handle(&self, order: Order) -> Response {
+        assert_eq!(order.caller.uid, Some(nix::unistd::geteuid().as_raw()));
+        match order.request {
             Request::UnregisterDns { name } if name == "panic" => panic!("as asked"),
             Request::UnregisterDns { name } if name == "hang" => std::future::pending().await,
+            Request::UnregisterDns { name } if name == "slow" => {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                Response::Ok
+            }
             Request::UnregisterDns { name } if name == "long" => {
                 Response::BridgeName { name: "x".repeat(crate::ipc::frame::FRAME_BYTES_MAX) }
             }
+            Request::RegisterDns { name, .. } => {
+                self.names.lock().unwrap().insert(name);
+                Response::Ok
+            }
+            Request::AttachContainer(attach) if attach.netns_fd => descriptors::describe(order.descriptors),
+            Request::Status => Response::Status(Box::default()),
             Request::Shutdown => Response::Ok,
             _ => {
                 let call = self.calls.fetch_add(1, Ordering::Relaxed);
                 Response::BridgeName { name: call.to_string() }
             }
         }
+    }
+
+    async fn list(&self, query: &ListQuery) -> Result<ListPage, Fault> {
+        let names = self.names.lock().unwrap();
+        let items = names.iter().map(|name| crate::ipc::wire::DnsItem {
+            name: name.clone(),
+            addresses: Vec::new(),
+            ttl_secs: 5,
+        });
+        let (items, next) = page(items, query);
+        Ok(ListPage { objects: Objects::Dns(items), next })
+    }
+
+    async fn retain(&self, keep: &Keep) -> Result<Vec<ObjectName>, Fault> {
+        let mut names = self.names.lock().unwrap();
+        let name = |key: &String| ObjectName { kind: ObjectKind::Dns, key: key.clone() };
+        let gone: Vec<_> = names.iter().map(name).filter(|name| !keep.keeps(name)).collect();
+        names.retain(|key| keep.keeps(&name(key)));
+        Ok(gone)
+    }
+
+    fn boot_id(&self) -> String {
+        "boot".into()
     }
 }
 
@@ -42,14 +88,13 @@ async fn start(limits: Limits) -> (TempDir, PathBuf, tokio::task::JoinHandle<()>
     let dir = TempDir::new();
     let path = dir.join("s");
     let socket = BoundSocket::bind(&path, None).unwrap();
-    let handler = Arc::new(Actor { calls: AtomicU64::new(0) });
-    let task = tokio::spawn(async move { serve(&socket, handler, limits, Stop::default()).await });
+    let task = tokio::spawn(async move { serve(&socket, Arc::new(Actor::default()), limits, Stop::default()).await });
     (dir, path, task)
 }
 
 async fn works(path: &Path) {
     let mut client = Client::connect(path).await.unwrap();
-    assert!(matches!(client.call(Request::Status).await.unwrap(), Response::BridgeName { .. }));
+    assert!(matches!(client.call(Request::Status).await.unwrap(), Response::Status(_)));
 }
 
 fn named(name: &str) -> Request {
@@ -154,59 +199,4 @@ async fn shutdown_is_answered_before_the_server_ends() {
     timeout(Duration::from_secs(5), task).await.unwrap().unwrap();
     assert!(!path.exists());
     assert!(matches!(other.call(Request::Status).await, Err(ClientError::Lost(_))));
-}
-
-/// Runs the server in a process that may have 40 descriptors: this test binary again, told so by the environment.
-struct Starved(Child);
-
-const STARVED_PATH: &str = "GINNEL_TEST_STARVED_SERVER";
-
-impl Starved {
-    fn start(path: &Path) -> Self {
-        let child = Command::new("sh")
-            .args([
-                "-c",
-                "ulimit -n 40; exec \"$0\" --exact ipc::server::tests::running_out_of_descriptors_ends_nothing",
-            ])
-            .arg(std::env::current_exe().unwrap())
-            .env(STARVED_PATH, path)
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        Self(child)
-    }
-}
-
-impl Drop for Starved {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-#[tokio::test]
-async fn running_out_of_descriptors_ends_nothing() {
-    if let Some(path) = std::env::var_os(STARVED_PATH) {
-        let socket = BoundSocket::bind(Path::new(&path), None).unwrap();
-        let handler = Arc::new(Actor { calls: AtomicU64::new(0) });
-        return serve(&socket, handler, Limits::default(), Stop::default()).await;
-    }
-    let dir = TempDir::new();
-    let path = dir.join("s");
-    let _server = Starved::start(&path);
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while Client::connect(&path).await.is_err() {
-        assert!(Instant::now() < deadline, "the server did not start");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    let mut crowd = Vec::new();
-    for _ in 0..80 {
-        crowd.push(UnixStream::connect(&path).await.unwrap());
-    }
-    // More wait than the process has descriptors: this one gets no answer until others leave.
-    let mut late = Client::connect(&path).await.unwrap().with_call_time(Duration::from_millis(300));
-    assert!(matches!(late.call(Request::Status).await, Err(ClientError::TimedOut(_))));
-    drop(crowd);
-    let mut client = Client::connect(&path).await.unwrap().with_call_time(Duration::from_secs(10));
-    assert!(client.call(Request::Status).await.is_ok());
 }

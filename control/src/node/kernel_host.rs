@@ -1,0 +1,212 @@
+//! The network of this host, by netlink: what [`super::Host`] promises, in the kernel.
+
+use super::Host;
+use crate::attach::{AttachError, Attacher, BridgePlan, wiring};
+use crate::host::{HostError, Mark, Netlink, RouteInfo};
+use ipnet::IpNet;
+use siphasher::sip::SipHasher13;
+use std::hash::Hasher;
+use std::net::IpAddr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// The network of the namespace it was opened in.
+#[derive(Clone, Debug)]
+pub struct KernelHost {
+    attacher: Attacher,
+}
+
+impl KernelHost {
+    /// The network of the thread's namespace, for the instance whose state is in `state_dir`.
+    ///
+    /// # Errors
+    /// [`HostError::System`] where the kernel gives no sockets or threads.
+    pub fn open(state_dir: &Path) -> Result<Self, HostError> {
+        Ok(Self { attacher: Attacher::open(Mark::new(&instance_of(state_dir))?)? })
+    }
+
+    fn netlink(&self) -> &Netlink {
+        self.attacher.netlink()
+    }
+}
+
+/// Name of the instance whose state is in `state_dir`: the same at every start, also where the state itself was lost, so
+/// that what it left behind is known again.
+fn instance_of(state_dir: &Path) -> String {
+    let path = std::path::absolute(state_dir).unwrap_or_else(|_| state_dir.to_owned());
+    let mut hasher = SipHasher13::new();
+    hasher.write(path.as_os_str().as_bytes());
+    format!("{:012x}", hasher.finish() >> 16)
+}
+
+/// What a bridge is for, in its mark. Its name is made from that of the service, which can be too long for a mark.
+fn object_of(bridge: &str) -> String {
+    format!("bridge:{bridge}")
+}
+
+impl Host for KernelHost {
+    async fn add_address(&self, interface: &str, address: IpNet) -> Result<(), HostError> {
+        self.netlink().replace_address(self.netlink().link(interface).await?.index, address).await
+    }
+
+    async fn remove_address(&self, interface: &str, address: IpNet) -> Result<(), HostError> {
+        self.netlink().remove_address(self.netlink().link(interface).await?.index, address).await.map(|_| ())
+    }
+
+    async fn set_mtu(&self, interface: &str, mtu: u16) -> Result<(), HostError> {
+        self.netlink().set_mtu(self.netlink().link(interface).await?.index, mtu.into()).await
+    }
+
+    async fn set_up(&self, interface: &str) -> Result<(), HostError> {
+        self.netlink().set_up(self.netlink().link(interface).await?.index, true).await
+    }
+
+    async fn add_route(&self, interface: &str, prefix: IpNet, source: IpAddr) -> Result<(), HostError> {
+        let device = self.netlink().link(interface).await?.index;
+        self.netlink().replace_route(&RouteInfo { source: Some(source), ..RouteInfo::new(prefix, device) }).await
+    }
+
+    async fn remove_route(&self, interface: &str, prefix: IpNet) -> Result<(), HostError> {
+        let device = self.netlink().link(interface).await?.index;
+        self.netlink().remove_route(prefix, device).await.map(|_| ())
+    }
+
+    async fn ensure_bridge(&self, bridge: &str, gateway: IpNet, mtu: u16) -> Result<(), AttachError> {
+        let plan = BridgePlan {
+            name: bridge.to_owned(),
+            object: object_of(bridge),
+            mtu: mtu.into(),
+            mac: wiring::mac([gateway.addr()]),
+            addresses: vec![gateway],
+        };
+        self.attacher.ensure_bridge(&plan).await.map(|_| ())
+    }
+
+    async fn remove_bridge(&self, bridge: &str) -> Result<(), AttachError> {
+        match self.attacher.remove_bridge(bridge, &object_of(bridge)).await {
+            // Somebody else's, under a name that was ours.
+            Err(AttachError::Host(HostError::Foreign { .. })) => Ok(()),
+            removed => removed.map(|_| ()),
+        }
+    }
+
+    async fn sweep_bridges(&self, keep: &[String]) -> Result<Vec<String>, HostError> {
+        let swept = self.attacher.sweep(|marked| !marked.is_bridge || keep.iter().any(|name| name == marked.name));
+        Ok(swept.await?.removed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::{LinkKind, Netns, Ownership};
+    use crate::lab::rights_or_skip;
+    use std::net::{SocketAddr, UdpSocket};
+
+    /// Where packets to `to` would come from, if there is a way to it.
+    fn source_towards(to: &str) -> Option<IpAddr> {
+        let to: IpAddr = to.parse().unwrap();
+        let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let socket = UdpSocket::bind(any).unwrap();
+        socket.connect(SocketAddr::new(to, 9)).ok()?;
+        Some(socket.local_addr().unwrap().ip())
+    }
+
+    /// Runs `work` on a network of its own, with a link `ov0` that leads nowhere.
+    fn on_a_network(work: impl AsyncFnOnce(&KernelHost, &Netlink) + Send) {
+        if !rights_or_skip() {
+            return;
+        }
+        let configured = Netns::create().unwrap().configure(async |netlink| {
+            netlink.create_veth("ov0", "ov1", None).await?;
+            work(&KernelHost::open(Path::new("/nowhere"))?, netlink).await;
+            Ok(())
+        });
+        configured.unwrap();
+    }
+
+    #[test]
+    fn an_address_routes_the_cluster_and_nothing_else_in_both_families_as_often_as_it_is_given() {
+        on_a_network(async |host, netlink| {
+            for (address, inside, outside) in [
+                ("10.200.5.1/16", "10.200.255.3", "10.201.0.1"),
+                ("fd00:77:0:5::1/48", "fd00:77:0:ffff::1", "fd00:78::1"),
+            ] {
+                let address: IpNet = address.parse().unwrap();
+                for _ in 0..2 {
+                    host.set_mtu("ov0", 1420).await.unwrap();
+                    host.add_address("ov0", address).await.unwrap();
+                    host.set_up("ov0").await.unwrap();
+                }
+                assert_eq!(source_towards(inside), Some(address.addr()));
+                assert_eq!(source_towards(outside), None);
+                for _ in 0..2 {
+                    host.remove_address("ov0", address).await.unwrap();
+                    assert_eq!(source_towards(inside), None);
+                }
+            }
+            assert_eq!(netlink.link("ov0").await.unwrap().mtu, 1420);
+        });
+    }
+
+    #[test]
+    fn bridges_are_made_and_swept_and_those_of_others_left_alone() {
+        on_a_network(async |host, netlink| {
+            let gateway: IpNet = "10.200.187.129/26".parse().unwrap();
+            for _ in 0..2 {
+                host.ensure_bridge("zl-prod-0-web-b", gateway, 1420).await.unwrap();
+            }
+            let bridge = netlink.link("zl-prod-0-web-b").await.unwrap();
+            assert!(bridge.up && bridge.mtu == 1420 && bridge.kind == Some(LinkKind::Bridge));
+            assert!(matches!(host.attacher.mark().ownership(&bridge), Ownership::Ours(_)));
+            // What looks like ours and carries no mark of ours, and what another instance has.
+            netlink.create_bridge("zl-prod-0-db-b").await.unwrap();
+            let other = KernelHost::open(Path::new("/elsewhere")).unwrap();
+            other.ensure_bridge("zl-prod-1-db-b", "10.99.0.1/24".parse().unwrap(), 1420).await.unwrap();
+            for name in ["zl-prod-0-db-b", "zl-prod-1-db-b"] {
+                let refused = host.ensure_bridge(name, gateway, 1420).await.unwrap_err();
+                assert!(matches!(refused, AttachError::Host(HostError::Foreign { .. })), "{refused}");
+                host.remove_bridge(name).await.unwrap();
+                assert!(netlink.find_link(name).await.unwrap().is_some());
+            }
+            host.ensure_bridge("zl-prod-0-old-b", "10.200.1.1/26".parse().unwrap(), 1420).await.unwrap();
+            let keep = ["zl-prod-0-web-b".to_owned()];
+            assert_eq!(host.sweep_bridges(&keep).await.unwrap(), ["zl-prod-0-old-b"]);
+            for _ in 0..2 {
+                host.remove_bridge("zl-prod-0-web-b").await.unwrap();
+            }
+            assert!(netlink.find_link("zl-prod-0-web-b").await.unwrap().is_none());
+        });
+    }
+
+    #[test]
+    fn routes_of_peers_come_and_go() {
+        on_a_network(async |host, _| {
+            let own: IpNet = "10.200.141.129/32".parse().unwrap();
+            host.add_address("ov0", own).await.unwrap();
+            host.set_up("ov0").await.unwrap();
+            let prefix: IpNet = "10.200.7.0/26".parse().unwrap();
+            for _ in 0..2 {
+                host.add_route("ov0", prefix, own.addr()).await.unwrap();
+            }
+            assert_eq!(source_towards("10.200.7.9"), Some(own.addr()));
+            for _ in 0..2 {
+                host.remove_route("ov0", prefix).await.unwrap();
+            }
+            assert_eq!(source_towards("10.200.7.9"), None);
+        });
+    }
+
+    #[test]
+    fn a_missing_interface_is_not_found() {
+        on_a_network(async |host, _| assert!(host.set_up("nobody").await.unwrap_err().is_not_found()));
+    }
+
+    #[test]
+    fn instances_are_told_apart_by_where_their_state_is() {
+        let names = ["/var/lib/a", "/var/lib/b"].map(|path| instance_of(Path::new(path)));
+        assert_ne!(names[0], names[1]);
+        assert_eq!(names[0], instance_of(Path::new("/var/lib/a")));
+        assert!(names.iter().all(|name| name.len() == 12));
+    }
+}
