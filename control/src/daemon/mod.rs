@@ -172,6 +172,7 @@ async fn live<M: DeviceMaker, H: Host>(
         marker_dir: setup.marker_dir.clone(),
         tuning: setup.tuning.clone(),
         events: hub.clone(),
+        board: board.clone(),
         ..NodeOptions::new(&setup.state_dir)
     };
     let node = tokio::select! {

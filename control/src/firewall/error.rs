@@ -96,6 +96,9 @@ pub enum FirewallError {
     /// The watch over the ruleset could not be started.
     #[error("cannot watch the ruleset: {0}")]
     Guard(io::Error),
+    /// It could not be started.
+    #[error("there is no firewall, since the daemon started without: {0}")]
+    Unavailable(String),
     /// It was stopped.
     #[error("the firewall was stopped")]
     Stopped,

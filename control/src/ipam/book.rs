@@ -136,6 +136,30 @@ impl AddressBook {
         }
     }
 
+    /// Gives `owner` this address.
+    ///
+    /// # Errors
+    /// [`PoolError`] where it is not free, or none of `place`.
+    pub fn allocate_at(
+        &mut self,
+        place: Place,
+        ip: IpAddr,
+        owner: impl Into<String>,
+        now_ms: u64,
+    ) -> Result<Grant, PoolError> {
+        let pool = match place {
+            Place::Node => &mut self.node,
+            Place::Subnet(subnet) => self.subnets.get_mut(&subnet).ok_or(PoolError::Exhausted(subnet))?,
+        };
+        pool.allocate_at(ip, owner, now_ms)
+    }
+
+    /// Whether an address is given out from `place`.
+    #[must_use]
+    pub fn is_in(&self, place: Place, ip: IpAddr) -> bool {
+        self.place_of(ip) == Some(place)
+    }
+
     /// Undoes a grant of which nobody was told.
     pub fn cancel(&mut self, grant: &Grant) {
         if let Some(pool) = self.pool_mut(grant.ip) {

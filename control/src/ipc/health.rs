@@ -19,14 +19,21 @@ pub enum ConditionCode {
     RestartNeeded,
     /// New connections are turned away because too many are open.
     ConnectionsFull,
+    /// The firewall refused what it was to bring about.
+    FirewallFailed,
     /// New connections are turned away because the process has no descriptor left.
     DescriptorsExhausted,
 }
 
 impl ConditionCode {
     /// All of them.
-    pub const ALL: [Self; 4] =
-        [Self::ConfigInvalid, Self::RestartNeeded, Self::ConnectionsFull, Self::DescriptorsExhausted];
+    pub const ALL: [Self; 5] = [
+        Self::ConfigInvalid,
+        Self::RestartNeeded,
+        Self::ConnectionsFull,
+        Self::FirewallFailed,
+        Self::DescriptorsExhausted,
+    ];
 
     /// Its word on the wire.
     #[must_use]
@@ -35,6 +42,7 @@ impl ConditionCode {
             Self::ConfigInvalid => "config_invalid",
             Self::RestartNeeded => "restart_needed",
             Self::ConnectionsFull => "connections_full",
+            Self::FirewallFailed => "firewall_failed",
             Self::DescriptorsExhausted => "descriptors_exhausted",
         }
     }

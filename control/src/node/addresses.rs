@@ -180,15 +180,32 @@ pub(super) struct Leaving {
 impl Leaving {
     /// Frees them once that is durable; where it cannot be, they stay with their owners.
     pub(super) async fn finish<M: DeviceMaker, H: Host>(self, node: &Node<M, H>) -> Result<(), NodeError> {
-        let outcome = self.pending.done().await;
-        let mut book = node.addresses();
-        for ip in self.ips {
-            match outcome {
-                Ok(()) => book.finish_release(ip, self.now),
-                Err(_) => book.call_off_release(ip),
-            }
+        self.stored(node).await?.free(node);
+        Ok(())
+    }
+
+    /// Waits until that is durable; where it cannot be, they stay with their owners.
+    pub(super) async fn stored<M: DeviceMaker, H: Host>(self, node: &Node<M, H>) -> Result<Left, NodeError> {
+        if let Err(error) = self.pending.done().await {
+            let mut book = node.addresses();
+            self.ips.into_iter().for_each(|ip| book.call_off_release(ip));
+            return Err(error.into());
         }
-        Ok(outcome?)
+        Ok(Left { ips: self.ips, now: self.now })
+    }
+}
+
+/// Addresses whose release is on disk. Nobody gets them before they are freed.
+#[must_use]
+pub(super) struct Left {
+    ips: Vec<IpAddr>,
+    now: u64,
+}
+
+impl Left {
+    pub(super) fn free<M: DeviceMaker, H: Host>(self, node: &Node<M, H>) {
+        let mut book = node.addresses();
+        self.ips.into_iter().for_each(|ip| book.finish_release(ip, self.now));
     }
 }
 

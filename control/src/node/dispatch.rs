@@ -5,6 +5,7 @@
 
 use super::device::DeviceMaker;
 use super::error::NodeError;
+use super::fence::Networks;
 use super::global::Cluster;
 use super::host::Host;
 use super::key_store::KeyStore;
@@ -13,7 +14,10 @@ use super::orders::Orders;
 use super::overlay::Overlay;
 use super::services::Services;
 use super::status;
+use crate::host::Endings;
+use crate::host::sysctl::Ledger;
 use crate::ipam::AddressBook;
+use crate::ipc::health::HealthBoard;
 use crate::ipc::server::{Handler, Order};
 use crate::ipc::sync::Keep;
 use crate::ipc::wire::{
@@ -21,8 +25,10 @@ use crate::ipc::wire::{
     StatusSnapshot,
 };
 use crate::state::Marker;
+use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, RwLock, Weak};
+use tokio::task::AbortHandle;
 
 /// Everything a daemon knows and does, without its process and its socket.
 pub struct Node<M, H> {
@@ -35,6 +41,21 @@ pub struct Node<M, H> {
     pub(super) marker: Option<tokio::sync::Mutex<Marker>>,
     /// Changes of a service wait for each other.
     pub(super) orders: Orders,
+    /// Those of a workload, too. Whoever has both took this one first.
+    pub(super) workload_orders: Orders,
+    pub(super) fence_order: tokio::sync::Mutex<()>,
+    pub(super) networks: Networks,
+    pub(super) sysctls: tokio::sync::Mutex<Ledger>,
+    /// Notices the ends of containers.
+    pub(super) watcher: Option<Endings>,
+    pub(super) endings: Mutex<HashMap<String, AbortHandle>>,
+    /// Links were left that a sweep should find.
+    pub(super) sweep_wanted: AtomicBool,
+    /// The firewall was given something to do.
+    pub(super) fenced: AtomicBool,
+    pub(super) board: HealthBoard,
+    /// For tasks that outlive a request.
+    pub(super) itself: Weak<Node<M, H>>,
     pub(super) settings_order: tokio::sync::Mutex<()>,
     pub(super) names_order: tokio::sync::Mutex<()>,
     /// Every change holds it for reading; whoever ends the node, for writing.
@@ -49,7 +70,8 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         &self.overlay
     }
 
-    async fn carry_out(&self, request: Request) -> Result<Response, NodeError> {
+    async fn carry_out(&self, order: Order) -> Result<Response, NodeError> {
+        let Order { request, descriptors, .. } = order;
         let _gate = match &request {
             Request::Status | Request::NatStatus | Request::Shutdown => None,
             _ => Some(self.enter().await?),
@@ -91,12 +113,17 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             Request::RegisterDns { name, ip } => done(self.register_name(&name, ip).await),
             Request::UnregisterDns { name } => done(self.unregister_name(&name).await),
             Request::AttachContainer(attach) => match attach.handle {
-                AttachHandle::WindowsContainer { .. } if !cfg!(windows) => {
+                AttachHandle::LinuxPid { .. } | AttachHandle::LinuxNetns { .. } => {
+                    let descriptor = attach.netns_fd.then(|| descriptors.into_iter().next()).flatten();
+                    self.attach_container(&attach, descriptor).await
+                }
+                AttachHandle::GuestManaged { .. } => self.attach_guest(&attach).await,
+                AttachHandle::HostShared { .. } => self.attach_host_shared(&attach).await,
+                AttachHandle::WindowsContainer { .. } => {
                     Err(NodeError::OtherSystem("WindowsContainer attach is only supported on Windows"))
                 }
-                _ => not_there(op, "attachments"),
             },
-            Request::DetachContainer { .. } => not_there(op, "attachments"),
+            Request::DetachContainer { handle, owner } => done(self.detach_container(&handle, owner.as_deref()).await),
             Request::WriteScopedResolver { .. } | Request::RemoveScopedResolver { .. }
                 if !cfg!(target_os = "macos") =>
             {
@@ -105,8 +132,11 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             Request::WriteScopedResolver { .. } | Request::RemoveScopedResolver { .. } => {
                 not_there(op, "scoped resolver")
             }
-            Request::PruneOrphanBridges { .. } => not_there(op, "bridges"),
-            Request::NatTick => not_there(op, "NAT traversal"),
+            Request::PruneOrphanBridges { live_bridge_names } => {
+                Ok(Response::PrunedBridges { reclaimed: self.prune(&live_bridge_names).await? })
+            }
+            // As where traversal is disabled: peers are reached at their endpoints.
+            Request::NatTick => Ok(Response::Ok),
             Request::Status => Ok(Response::Status(Box::new(self.status().await))),
             Request::NatStatus => Ok(Response::NatStatus(NatStatus::default())),
             Request::Shutdown => done(self.shut_down().await),
@@ -150,7 +180,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
 
 impl<M: DeviceMaker, H: Host> Handler for Node<M, H> {
     async fn handle(&self, order: Order) -> Response {
-        self.carry_out(order.request).await.unwrap_or_else(Response::from)
+        self.carry_out(order).await.unwrap_or_else(Response::from)
     }
 
     async fn list(&self, query: &ListQuery) -> Result<ListPage, Fault> {

@@ -6,6 +6,7 @@
 use super::device::SlotError;
 use super::key_store::KeyStoreError;
 use crate::attach::AttachError;
+use crate::firewall::FirewallError;
 use crate::host::HostError;
 use crate::ipam::{PoolError, ReleaseError, SubnetError};
 use crate::ipc::wire::{ErrorCode, Fault, Response};
@@ -170,6 +171,50 @@ pub enum NodeError {
         /// Whose it is.
         owner: String,
     },
+    /// The service of a workload is not set up.
+    #[error("no {} for {}service {service}; call setup_service_overlay() first", if *shared { "shared bridge" } else { "service bridge" }, if *shared { "Shared-mode " } else { "" })]
+    NoServiceBridge {
+        /// The service.
+        service: String,
+        /// Its bridge is that of all shared services.
+        shared: bool,
+    },
+    /// There is no global overlay, which the workload needs.
+    #[error("{0}")]
+    NoGlobalOverlay(&'static str),
+    /// A field of a request has a value that cannot be.
+    #[error("{field}: {reason}")]
+    Field {
+        /// The field.
+        field: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The workload is attached otherwise.
+    #[error("{handle} is attached for {of}: detach that first")]
+    OtherAttachment {
+        /// The workload.
+        handle: String,
+        /// For what.
+        of: String,
+    },
+    /// The container cannot be had.
+    #[error("overlay engine error: Failed to open the network namespace of {handle}: {source}")]
+    Container {
+        /// Which.
+        handle: String,
+        /// Why.
+        source: HostError,
+    },
+    /// The links of a container cannot be made.
+    #[error("overlay engine error: {0}")]
+    Attach(Box<AttachError>),
+    /// The firewall refuses.
+    #[error("overlay engine error: firewall: {0}")]
+    Fence(Box<FirewallError>),
+    /// The host cannot be made to forward packets.
+    #[error("overlay engine error: forwarding: {0}")]
+    Forward(HostError),
     /// Not a name.
     #[error("invalid DNS name {name:?}: {reason}")]
     DnsName {
@@ -221,20 +266,28 @@ impl NodeError {
             | Self::Endpoint { .. }
             | Self::Cidr { .. }
             | Self::ServiceName { .. }
+            | Self::Field { .. }
             | Self::DnsName { .. } => ErrorCode::InvalidArgument,
             Self::OtherOverlay { .. }
             | Self::ServiceInUse { .. }
+            | Self::OtherAttachment { .. }
             | Self::NodeInSubnet { .. }
             | Self::Release(_)
             | Self::LeaseOfOther { .. }
             | Self::LeaseOfOwner { .. } => ErrorCode::Conflict,
             Self::NoServiceOverlay(_) => ErrorCode::NotFound,
+            Self::NoServiceBridge { .. } | Self::NoGlobalOverlay(_) => ErrorCode::NotReady,
+            Self::Container { source, .. } if source.is_not_found() => ErrorCode::NotFound,
             Self::Keys(_) | Self::Store(_) | Self::Marker(_) => ErrorCode::Storage,
             Self::Subnet { .. } | Self::Ports { .. } | Self::Pool(_) | Self::TooMany { .. } => ErrorCode::Exhausted,
             Self::Create { .. }
             | Self::ConfigureDevice { .. }
             | Self::ConfigureHost { .. }
             | Self::Bridge { .. }
+            | Self::Container { .. }
+            | Self::Attach(_)
+            | Self::Fence(_)
+            | Self::Forward(_)
             | Self::Peer { .. } => ErrorCode::System,
             Self::OtherSystem(_) | Self::NotThere { .. } => ErrorCode::Unsupported,
             Self::Stopping => ErrorCode::Stopping,

@@ -1,8 +1,10 @@
 //! Doubles of device and host: they keep in memory what the real ones would have in the kernel, and fail when told to.
 
 use super::{DeviceMaker, Host, OverlayDevice};
-use crate::attach::AttachError;
-use crate::host::HostError;
+use crate::attach::{AttachError, LinkPlan, Marked, Plan};
+use crate::firewall::{Change, Desired, Drops, FirewallError, Health};
+use crate::host::sysctl::Ledger;
+use crate::host::{HostError, Netns};
 use ginnel_backends::device::{DeviceError, DeviceOptions, DeviceState, PeerState};
 use ginnel_engine::command::{DeviceUpdate, PeerUpdate, PrivateKeyUpdate};
 use ginnel_engine::drops::DropReason;
@@ -43,6 +45,12 @@ pub(crate) struct World {
     pub(crate) roamed: BTreeMap<PublicKey, std::net::SocketAddr>,
     /// The bridges there are: address and MTU.
     pub(crate) bridges: BTreeMap<String, (IpNet, u16)>,
+    /// The host's ends of containers' links, with their owners.
+    pub(crate) veths: BTreeMap<String, (String, LinkPlan)>,
+    /// What the firewall brings about.
+    pub(crate) fence: Desired,
+    /// Whether the host was told to forward.
+    pub(crate) forwards: bool,
 }
 
 /// An interface, as the kernel would show it.
@@ -344,6 +352,90 @@ impl Host for Lab {
     async fn remove_bridge(&self, bridge: &str) -> Result<(), AttachError> {
         self.may_fail("remove_bridge")?;
         self.world().bridges.remove(bridge);
+        Ok(())
+    }
+
+    async fn attach(&self, plan: &Plan, _: &Netns) -> Result<(), AttachError> {
+        self.may_fail("attach")?;
+        let mut world = self.world();
+        for link in &plan.links {
+            world.veths.insert(link.host_name.clone(), (plan.owner.clone(), link.clone()));
+        }
+        Ok(())
+    }
+
+    async fn detach(&self, owner: &str, links: &[String]) -> Result<(), HostError> {
+        self.may_fail("detach")?;
+        self.world().veths.retain(|name, (held_by, _)| held_by != owner || !links.contains(name));
+        Ok(())
+    }
+
+    async fn has_link(&self, links: &[String]) -> Result<bool, HostError> {
+        Ok(links.iter().any(|link| self.world().veths.contains_key(link)))
+    }
+
+    async fn sweep(&self, wanted: impl Fn(&Marked<'_>) -> bool + Send + Sync) -> Result<Vec<String>, HostError> {
+        self.may_fail("sweep")?;
+        let mut world = self.world();
+        let unwanted =
+            |name: &str, object: String, is_bridge| !wanted(&Marked { name, object: Some(&object), is_bridge });
+        let bridges: Vec<_> =
+            world.bridges.extract_if(.., |name, _| unwanted(name, format!("bridge:{name}"), true)).collect();
+        let veths: Vec<_> = world
+            .veths
+            .extract_if(.., |name, (owner, link)| unwanted(name, format!("{owner}/{}", link.name), false))
+            .collect();
+        Ok(bridges.into_iter().map(|(name, _)| name).chain(veths.into_iter().map(|(name, _)| name)).collect())
+    }
+
+    async fn fence_all(&self, desired: Desired) -> Result<(), FirewallError> {
+        if self.may_fail("fence_all").is_err() {
+            return Err(FirewallError::Contended);
+        }
+        self.world().fence = desired;
+        Ok(())
+    }
+
+    async fn fence(&self, changes: Vec<Change>) -> Result<(), FirewallError> {
+        if self.may_fail("fence").is_err() {
+            return Err(FirewallError::Contended);
+        }
+        let mut world = self.world();
+        let fence = &mut world.fence;
+        for change in changes {
+            match change {
+                Change::AddContainer(name, container) => drop(fence.containers.insert(name, container)),
+                Change::RemoveContainer(name) => drop(fence.containers.remove(&name)),
+                Change::AddMember(prefix, network) => drop(fence.members.insert(prefix, network)),
+                Change::RemoveMember(prefix) => drop(fence.members.remove(&prefix)),
+                Change::Publish(listen, to) => drop(fence.publications.insert(listen, to)),
+                Change::Unpublish(listen) => drop(fence.publications.remove(&listen)),
+                other => panic!("not made one by one: {other:?}"),
+            }
+        }
+        Ok(())
+    }
+
+    async fn unfence(&self) -> Result<(), FirewallError> {
+        self.world().fence = Desired::default();
+        Ok(())
+    }
+
+    async fn firewall(&self) -> Option<(Health, Drops)> {
+        Some((Health::default(), Drops::default()))
+    }
+
+    fn note_forwarding(&self, _: &mut Ledger) -> Result<bool, HostError> {
+        self.may_fail("note_forwarding").map(|()| false)
+    }
+
+    fn write_settings(&self, _: &Ledger) -> Result<(), HostError> {
+        self.world().forwards = true;
+        Ok(())
+    }
+
+    fn restore_settings(&self, _: &mut Ledger) -> Result<(), HostError> {
+        self.world().forwards = false;
         Ok(())
     }
 

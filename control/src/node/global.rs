@@ -46,6 +46,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
                 *self.cluster.write().unwrap_or_else(PoisonError::into_inner) =
                     Cluster { cluster: plan.cluster, slice: plan.slice };
                 self.note_chosen_port(record).await;
+                self.fence_all_or_complain().await;
                 drop(turn);
                 if was.cluster != plan.cluster {
                     self.follow_cluster().await;
@@ -74,7 +75,9 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         }
         self.overlay.take_down(&mut turn).await;
         drop(turn);
-        self.take_services_down().await
+        self.take_services_down().await?;
+        self.fence_all_or_complain().await;
+        Ok(())
     }
 
     /// The cluster and slice of the last setup that succeeded.

@@ -3,8 +3,10 @@
 //! Every call brings about a state: asking for what is already there, or for the end of what is already gone, succeeds.
 //! What belongs to others is never touched: a link or route that is in the way and not ours is an error.
 
-use crate::attach::AttachError;
-use crate::host::HostError;
+use crate::attach::{AttachError, Marked, Plan};
+use crate::firewall::{Change, Desired, Drops, FirewallError, Health};
+use crate::host::sysctl::Ledger;
+use crate::host::{HostError, Netns};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
@@ -43,6 +45,44 @@ pub trait Host: Send + Sync + 'static {
 
     /// Removes a bridge of ours.
     fn remove_bridge(&self, bridge: &str) -> impl Future<Output = Result<(), AttachError>> + Send;
+
+    /// Attaches a container, or verifies and repairs what stands of the plan.
+    fn attach(&self, plan: &Plan, netns: &Netns) -> impl Future<Output = Result<(), AttachError>> + Send;
+
+    /// Removes the links called `links` that belong to `owner`.
+    fn detach(&self, owner: &str, links: &[String]) -> impl Future<Output = Result<(), HostError>> + Send;
+
+    /// Whether there is a link called one of these.
+    fn has_link(&self, links: &[String]) -> impl Future<Output = Result<bool, HostError>> + Send;
+
+    /// Removes every link and bridge of ours that `wanted` does not want, which is asked after they were listed. Returns
+    /// their names.
+    fn sweep(
+        &self,
+        wanted: impl Fn(&Marked<'_>) -> bool + Send + Sync,
+    ) -> impl Future<Output = Result<Vec<String>, HostError>> + Send;
+
+    /// Makes the firewall what `desired` says.
+    fn fence_all(&self, desired: Desired) -> impl Future<Output = Result<(), FirewallError>> + Send;
+
+    /// Makes all of `changes` to it, or none.
+    fn fence(&self, changes: Vec<Change>) -> impl Future<Output = Result<(), FirewallError>> + Send;
+
+    /// Removes every rule of ours.
+    fn unfence(&self) -> impl Future<Output = Result<(), FirewallError>> + Send;
+
+    /// How the firewall is, and what it dropped.
+    fn firewall(&self) -> impl Future<Output = Option<(Health, Drops)>> + Send;
+
+    /// Notes in `ledger` what has to be set for the host to forward both families. Returns whether anything was noted, to be
+    /// stored before it is written.
+    fn note_forwarding(&self, ledger: &mut Ledger) -> Result<bool, HostError>;
+
+    /// Sets what is noted.
+    fn write_settings(&self, ledger: &Ledger) -> Result<(), HostError>;
+
+    /// Puts back what is noted, where it is still ours.
+    fn restore_settings(&self, ledger: &mut Ledger) -> Result<(), HostError>;
 
     /// Removes the bridges of ours that are not among `keep`, and returns their names.
     fn sweep_bridges(&self, keep: &[String]) -> impl Future<Output = Result<Vec<String>, HostError>> + Send;

@@ -9,11 +9,12 @@ use super::status;
 use crate::ipam::Lease as IpamLease;
 use crate::ipc::sync::Keep;
 use crate::ipc::wire::{
-    DnsItem, DropItem, LeaseItem, LeaseState, ListPage, ListQuery, ObjectKind, ObjectName, Objects, OffloadItem,
-    PeerItem, PeerScope, PeerStatus, ServiceItem, page as cut,
+    AttachmentItem, AttachmentState, DnsItem, DropItem, LeaseItem, LeaseState, ListPage, ListQuery, NetworkItem,
+    ObjectKind, ObjectName, Objects, OffloadItem, PeerItem, PeerScope, PeerStatus, ServiceItem, page as cut,
 };
-use crate::state::{Bridge, Lease, Name, Service, Transaction};
+use crate::state::{Attachment, Bridge, Lease, Name, Service, Transaction};
 use ginnel_engine::key::PublicKey;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 impl<M: DeviceMaker, H: Host> Node<M, H> {
@@ -44,8 +45,14 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
                 let (items, next) = cut(self.offload_items().await, query);
                 (Objects::Offloads(items), next)
             }
-            ObjectKind::Attachments => (Objects::Attachments(Vec::new()), None),
-            ObjectKind::Networks => (Objects::Networks(Vec::new()), None),
+            ObjectKind::Attachments => {
+                let (items, next) = cut(self.attachment_items(), query);
+                (Objects::Attachments(items), next)
+            }
+            ObjectKind::Networks => {
+                let (items, next) = cut(self.network_items(), query);
+                (Objects::Networks(items), next)
+            }
             // The server has them.
             ObjectKind::Events => (Objects::Events(Vec::new()), None),
         };
@@ -56,6 +63,14 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
     pub(super) async fn retain_kept(&self, keep: &Keep) -> Result<Vec<ObjectName>, NodeError> {
         let _gate = self.enter().await?;
         let mut removed = Vec::new();
+        if keep.covers(ObjectKind::Attachments) {
+            for known in self.kit.store.all::<Attachment>() {
+                let name = ObjectName { kind: ObjectKind::Attachments, key: known.handle.key() };
+                if self.detach_if(&known.handle, |_| Ok(!keep.keeps(&name))).await? {
+                    removed.push(name);
+                }
+            }
+        }
         if keep.covers(ObjectKind::Services) {
             for known in self.kit.store.all::<Service>() {
                 let name = ObjectName { kind: ObjectKind::Services, key: known.service };
@@ -126,13 +141,44 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
                     interface: Some(known.bridge.clone()),
                     subnets: bridge.iter().map(|bridge| bridge.subnet.to_string()).collect(),
                     gateways: bridge.iter().map(|bridge| bridge.gateway).collect(),
-                    attachments: 0,
+                    attachments: status::count(
+                        tables.all::<Attachment>().filter(|one| one.service == known.service).count(),
+                    ),
                 }
             });
             items.collect()
         });
         items.sort_by(|a, b| a.service.cmp(&b.service));
         items
+    }
+
+    fn attachment_items(&self) -> Vec<AttachmentItem> {
+        let item = |known: Attachment| AttachmentItem {
+            attachment: known.handle.key(),
+            service: known.service,
+            state: AttachmentState::Attached,
+            addresses: std::iter::once(known.ip).chain(known.global_ip).collect(),
+            owner: known.owner,
+            isolation_network: known.isolation_network,
+            since_unix_secs: known.since_ms / 1_000,
+        };
+        let mut items: Vec<_> = self.kit.store.all::<Attachment>().into_iter().map(item).collect();
+        items.sort_by(|a, b| a.attachment.cmp(&b.attachment));
+        items
+    }
+
+    fn network_items(&self) -> Vec<NetworkItem> {
+        let mut networks = BTreeMap::<_, Vec<_>>::new();
+        for known in self.kit.store.all::<Attachment>() {
+            if let Some(network) = known.isolation_network {
+                networks.entry(network).or_default().push(known.handle.key());
+            }
+        }
+        let item = |(network, mut members): (_, Vec<_>)| {
+            members.sort();
+            NetworkItem { network, members }
+        };
+        networks.into_iter().map(item).collect()
     }
 
     fn lease_items(&self) -> Vec<LeaseItem> {

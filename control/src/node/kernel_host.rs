@@ -1,28 +1,46 @@
 //! The network of this host, by netlink: what [`super::Host`] promises, in the kernel.
 
 use super::Host;
-use crate::attach::{AttachError, Attacher, BridgePlan, wiring};
-use crate::host::{HostError, Mark, Netlink, RouteInfo};
+use crate::attach::{AttachError, Attacher, BridgePlan, HostEnd, Marked, Plan, wiring};
+use crate::firewall::{Change, Desired, Drops, Firewall, FirewallError, Health};
+use crate::host::sysctl::{Ledger, Purpose, settle};
+use crate::host::{HostError, Mark, Netlink, Netns, RouteInfo};
 use ipnet::IpNet;
 use siphasher::sip::SipHasher13;
 use std::hash::Hasher;
 use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Arc;
 
 /// The network of the namespace it was opened in.
 #[derive(Clone, Debug)]
 pub struct KernelHost {
     attacher: Attacher,
+    /// Or why there is none.
+    firewall: Result<Arc<Firewall>, Arc<str>>,
 }
 
 impl KernelHost {
     /// The network of the thread's namespace, for the instance whose state is in `state_dir`.
     ///
     /// # Errors
-    /// [`HostError::System`] where the kernel gives no sockets or threads.
+    /// [`HostError::System`] where the kernel gives no sockets or threads. Without a firewall it is open all the same, and
+    /// says so when that is asked for something.
     pub fn open(state_dir: &Path) -> Result<Self, HostError> {
-        Ok(Self { attacher: Attacher::open(Mark::new(&instance_of(state_dir))?)? })
+        let instance = instance_of(state_dir);
+        let attacher = Attacher::open(Mark::new(&instance)?)?;
+        let firewall = Firewall::start(&instance).map(Arc::new).map_err(|error| Arc::from(error.to_string()));
+        Ok(Self { attacher, firewall })
+    }
+
+    /// Runs what waits for the firewall where waiting is no harm.
+    async fn on_firewall<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Firewall) -> Result<T, FirewallError> + Send + 'static,
+    ) -> Result<T, FirewallError> {
+        let firewall = self.firewall.clone().map_err(|why| FirewallError::Unavailable(why.to_string()))?;
+        tokio::task::spawn_blocking(move || work(&firewall)).await.unwrap_or(Err(FirewallError::Stopped))
     }
 
     fn netlink(&self) -> &Netlink {
@@ -37,6 +55,13 @@ fn instance_of(state_dir: &Path) -> String {
     let mut hasher = SipHasher13::new();
     hasher.write(path.as_os_str().as_bytes());
     format!("{:012x}", hasher.finish() >> 16)
+}
+
+/// A kernel that keeps a setting to itself, as in a container, may still do what it is for.
+fn settle_or_complain(device: &str, purpose: Purpose) {
+    if let Err(error) = settle(device, purpose) {
+        tracing::warn!(%error, device, "a setting of a device could not be made");
+    }
 }
 
 /// What a bridge is for, in its mark. Its name is made from that of the service, which can be too long for a mark.
@@ -58,7 +83,9 @@ impl Host for KernelHost {
     }
 
     async fn set_up(&self, interface: &str) -> Result<(), HostError> {
-        self.netlink().set_up(self.netlink().link(interface).await?.index, true).await
+        self.netlink().set_up(self.netlink().link(interface).await?.index, true).await?;
+        settle_or_complain(interface, Purpose::Tunnel);
+        Ok(())
     }
 
     async fn add_route(&self, interface: &str, prefix: IpNet, source: IpAddr) -> Result<(), HostError> {
@@ -79,7 +106,9 @@ impl Host for KernelHost {
             mac: wiring::mac([gateway.addr()]),
             addresses: vec![gateway],
         };
-        self.attacher.ensure_bridge(&plan).await.map(|_| ())
+        self.attacher.ensure_bridge(&plan).await?;
+        settle_or_complain(bridge, Purpose::Bridge);
+        Ok(())
     }
 
     async fn remove_bridge(&self, bridge: &str) -> Result<(), AttachError> {
@@ -88,6 +117,80 @@ impl Host for KernelHost {
             Err(AttachError::Host(HostError::Foreign { .. })) => Ok(()),
             removed => removed.map(|_| ()),
         }
+    }
+
+    async fn attach(&self, plan: &Plan, netns: &Netns) -> Result<(), AttachError> {
+        self.attacher.attach(plan, netns).await?;
+        for link in &plan.links {
+            let purpose = match link.host {
+                HostEnd::Port { .. } => Purpose::Port,
+                HostEnd::Routed { .. } => Purpose::RoutedVeth,
+            };
+            settle_or_complain(&link.host_name, purpose);
+        }
+        Ok(())
+    }
+
+    async fn detach(&self, owner: &str, links: &[String]) -> Result<(), HostError> {
+        let detached = self.attacher.detach(owner, links).await?;
+        if !detached.others.is_empty() {
+            tracing::info!(owner, others = ?detached.others, "links of others have the names now");
+        }
+        Ok(())
+    }
+
+    async fn has_link(&self, links: &[String]) -> Result<bool, HostError> {
+        for link in links {
+            if self.netlink().find_link(link).await?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    async fn sweep(&self, wanted: impl Fn(&Marked<'_>) -> bool + Send + Sync) -> Result<Vec<String>, HostError> {
+        Ok(self.attacher.sweep(wanted).await?.removed)
+    }
+
+    async fn fence_all(&self, desired: Desired) -> Result<(), FirewallError> {
+        self.on_firewall(move |firewall| firewall.apply(&desired).map(|_| ())).await
+    }
+
+    async fn fence(&self, changes: Vec<Change>) -> Result<(), FirewallError> {
+        match changes.is_empty() {
+            true => Ok(()),
+            false => self.on_firewall(move |firewall| firewall.change(changes)).await,
+        }
+    }
+
+    async fn unfence(&self) -> Result<(), FirewallError> {
+        match &self.firewall {
+            Ok(_) => self.on_firewall(Firewall::stop).await,
+            Err(_) => Ok(()),
+        }
+    }
+
+    async fn firewall(&self) -> Option<(Health, Drops)> {
+        self.on_firewall(|firewall| Ok((firewall.health(), firewall.drops()?))).await.ok()
+    }
+
+    fn note_forwarding(&self, ledger: &mut Ledger) -> Result<bool, HostError> {
+        let v4 = ledger.forward_v4()?;
+        let v6 = ledger.forward_v6(&[])?;
+        Ok(v4 || v6)
+    }
+
+    fn write_settings(&self, ledger: &Ledger) -> Result<(), HostError> {
+        ledger.write().map(|_| ())
+    }
+
+    fn restore_settings(&self, ledger: &mut Ledger) -> Result<(), HostError> {
+        let others_forward = self.firewall.as_ref().is_ok_and(|firewall| firewall.health().others_forward);
+        let left = ledger.restore(|record| others_forward && record.name.contains("forward"))?;
+        for record in left {
+            tracing::info!(name = record.name, "a setting of the kernel stays: others have changed it or need it");
+        }
+        Ok(())
     }
 
     async fn sweep_bridges(&self, keep: &[String]) -> Result<Vec<String>, HostError> {

@@ -14,15 +14,19 @@ use super::addresses::now_ms;
 use super::device::DeviceMaker;
 use super::dispatch::Node;
 use super::error::NodeError;
+use super::fence::has_links;
 use super::global::Cluster;
 use super::host::Host;
 use super::key_store::KeyStore;
 use super::kit::{Kit, Tuning};
 use super::overlay::Overlay;
+use crate::host::Endings;
 use crate::ipam::{AddressBook, Lease as IpamLease};
 use crate::ipc::events::EventHub;
+use crate::ipc::health::HealthBoard;
 use crate::state::{
-    Bridge, GlobalOverlay, Kind, Lease, Marker, Scope, Service, Store, StoreError, Tables, Transaction,
+    Attachment, Bridge, GlobalOverlay, Kind, Lease, Marker, Scope, Service, Store, StoreError, Sysctls, Tables,
+    Transaction,
 };
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,6 +48,8 @@ pub struct NodeOptions {
     pub tuning: Tuning,
     /// Who is told what happens.
     pub events: EventHub,
+    /// Where it says what is wrong.
+    pub board: HealthBoard,
 }
 
 impl NodeOptions {
@@ -54,6 +60,7 @@ impl NodeOptions {
             marker_dir: None,
             tuning: Tuning::default(),
             events: EventHub::default(),
+            board: HealthBoard::default(),
         }
     }
 }
@@ -64,12 +71,16 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
     /// # Errors
     /// [`StoreError`] where the state cannot be read. That something cannot be brought up is no error.
     pub async fn open(maker: M, host: H, options: NodeOptions) -> Result<Arc<Self>, StoreError> {
-        let NodeOptions { state_dir, marker_dir, tuning, events } = options;
+        let NodeOptions { state_dir, marker_dir, tuning, events, board } = options;
         let (store, _report) = open_store(&state_dir).await?;
         let marker = marker_dir.map(|dir| tokio::sync::Mutex::new(Marker::new(&dir)));
         let (cluster, book) = store.read(|tables| restore_book(tables, &tuning));
         let kit = Arc::new(Kit { maker: Arc::new(maker), host, store, events, tuning });
-        let node = Arc::new(Self {
+        let watcher = Endings::open().inspect_err(|error| {
+            tracing::warn!(%error, "the end of a container will not be noticed");
+        });
+        let sysctls = kit.store.find::<Sysctls>("").unwrap_or_default().ledger;
+        let node = Arc::new_cyclic(|itself| Self {
             overlay: Overlay::new(Scope::Global, kit.clone()),
             kit,
             keys: KeyStore::new(&state_dir),
@@ -80,6 +91,16 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             orders: Default::default(),
             settings_order: Default::default(),
             names_order: Default::default(),
+            workload_orders: Default::default(),
+            fence_order: Default::default(),
+            networks: Default::default(),
+            sysctls: tokio::sync::Mutex::new(sysctls),
+            watcher: watcher.ok(),
+            endings: Default::default(),
+            sweep_wanted: AtomicBool::new(false),
+            fenced: AtomicBool::new(false),
+            board,
+            itself: itself.clone(),
             gate: Default::default(),
             stopping: AtomicBool::new(false),
             boot_id: format!("{:032x}", rand::random::<u128>()),
@@ -118,7 +139,8 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             return Err(NodeError::Stopping);
         }
         let all = self.kit.store.read(|tables| tables.iter().map(|object| object.key()).collect::<Vec<_>>());
-        let kept = [Kind::Identity, Kind::Seal];
+        // What settings of the kernel were is needed until they are put back.
+        let kept = [Kind::Identity, Kind::Seal, Kind::Sysctls];
         let deletions = all.into_iter().filter(|key| !kept.contains(&key.kind)).collect();
         self.kit.commit(Transaction { puts: Vec::new(), deletions }).await?;
         self.stopping.store(true, Ordering::Release);
@@ -131,28 +153,37 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         for (_, overlay) in self.service_overlays() {
             overlay.stop().await;
         }
-        match self.kit.host.sweep_bridges(&[]).await {
-            Ok(removed) => removed.iter().for_each(|bridge| tracing::info!(bridge, "removed a bridge")),
-            Err(error) => tracing::error!(%error, "bridges of ours could not be removed"),
+        match self.kit.host.sweep(|_| false).await {
+            Ok(removed) => removed.iter().for_each(|link| tracing::info!(link, "removed a link")),
+            Err(error) => tracing::error!(%error, "links of ours could not be removed"),
         }
+        if let Err(error) = self.kit.host.unfence().await {
+            tracing::error!(%error, "rules of ours could not be removed from the firewall");
+        }
+        self.stop_forwarding().await;
     }
 
     async fn restore(self: &Arc<Self>) {
-        let (bridges, services) = (self.kit.store.all::<Bridge>(), self.kit.store.all::<Service>());
-        let keep: Vec<_> = bridges.into_iter().map(|bridge| bridge.bridge).collect();
-        match self.kit.host.sweep_bridges(&keep).await {
-            Ok(removed) => removed
-                .iter()
-                .for_each(|bridge| tracing::warn!(bridge, "removed a bridge of ours that nothing is known of")),
-            Err(error) => tracing::error!(%error, "it cannot be told whether bridges were left behind"),
-        }
         let mut tasks = JoinSet::new();
-        for service in services {
+        for service in self.kit.store.all::<Service>() {
             let node = self.clone();
             tasks.spawn(async move { node.restore_service(&service).await });
         }
         self.restore_global().await;
         tasks.join_all().await;
+        self.fence_all_or_complain().await;
+        let mut tasks = JoinSet::new();
+        for known in self.kit.store.all::<Attachment>() {
+            let node = self.clone();
+            tasks.spawn(async move {
+                match has_links(&known.handle) {
+                    true => node.restore_attachment(&known).await,
+                    false => node.restore_linkless(&known).await,
+                }
+            });
+        }
+        tasks.join_all().await;
+        self.sweep().await;
     }
 
     async fn restore_global(&self) {
@@ -176,6 +207,9 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
                 let Some(node) = node.upgrade() else { return };
                 if let Ok(_gate) = node.enter().await {
                     node.tidy_addresses().await;
+                    if node.sweep_wanted.swap(false, Ordering::AcqRel) {
+                        node.sweep().await;
+                    }
                 }
             }
         });

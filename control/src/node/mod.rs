@@ -23,13 +23,17 @@
 
 mod address;
 mod addresses;
+mod attachments;
 mod care;
 mod device;
 mod dispatch;
 mod endpoint;
 mod error;
 mod events;
+mod fence;
+mod forwarding;
 mod global;
+mod guests;
 mod host;
 mod inventory;
 mod kernel;

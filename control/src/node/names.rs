@@ -49,6 +49,19 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         self.kit.commit(Transaction::new().delete::<Name>(name)).await
     }
 
+    /// Takes one address from a name, and the name away with its last.
+    pub(super) async fn unregister_address(&self, name: &str, ip: IpAddr) -> Result<(), NodeError> {
+        let name = normalize(name)?;
+        let _order = self.names_order.lock().await;
+        let Some(mut known) = self.kit.store.find::<Name>(&name) else { return Ok(()) };
+        known.addresses.retain(|held| *held != ip);
+        let transaction = match known.addresses.is_empty() {
+            true => Transaction::new().delete::<Name>(name),
+            false => Transaction::new().put(known),
+        };
+        self.kit.commit(transaction).await
+    }
+
     /// Takes the names away that `keeps` says no to, which it is asked when no other change is in progress. Returns them.
     pub(super) async fn retain_names(&self, keeps: impl Fn(&str) -> bool) -> Result<Vec<String>, NodeError> {
         let _order = self.names_order.lock().await;

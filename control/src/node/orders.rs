@@ -1,23 +1,30 @@
-//! Changes of one object happen one after the other, those of different objects beside each other.
+//! Changes of one object happen one after the other, those of different objects beside each other. Whoever only needs an
+//! object to stay as it is shares it with others of the kind.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
 /// A lock for each object that is being changed.
 #[derive(Debug, Default)]
-pub(super) struct Orders(Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>);
+pub(super) struct Orders(Mutex<HashMap<String, Arc<RwLock<()>>>>);
 
 impl Orders {
     /// Waits for earlier changes of `object` to end. The next one waits for the guard to be dropped.
-    pub(super) async fn turn(&self, object: &str) -> OwnedMutexGuard<()> {
-        let lock = {
-            let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            // Those that nobody holds or waits for are forgotten.
-            locks.retain(|_, lock| Arc::strong_count(lock) > 1);
-            locks.entry(object.to_owned()).or_default().clone()
-        };
-        lock.lock_owned().await
+    pub(super) async fn turn(&self, object: &str) -> OwnedRwLockWriteGuard<()> {
+        self.lock(object).write_owned().await
+    }
+
+    /// Waits for earlier changes of `object` to end, and keeps later ones waiting until the guard is dropped.
+    pub(super) async fn share(&self, object: &str) -> OwnedRwLockReadGuard<()> {
+        self.lock(object).read_owned().await
+    }
+
+    fn lock(&self, object: &str) -> Arc<RwLock<()>> {
+        let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those that nobody holds or waits for are forgotten.
+        locks.retain(|_, lock| Arc::strong_count(lock) > 1);
+        locks.entry(object.to_owned()).or_default().clone()
     }
 }
 
@@ -41,6 +48,9 @@ mod tests {
         drop((first, other));
         second.await.unwrap();
         assert_eq!(*order.lock().unwrap(), ["first", "second"]);
+        let (shared, also) = (orders.share("a").await, orders.share("a").await);
+        assert!(orders.lock("a").try_write().is_err());
+        drop((shared, also));
         let _ = orders.turn("c").await;
         assert_eq!(orders.0.lock().unwrap().len(), 1, "what nobody wants is forgotten");
     }

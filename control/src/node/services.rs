@@ -15,7 +15,7 @@ use super::dispatch::Node;
 use super::error::NodeError;
 use super::host::Host;
 use super::name::interface_name;
-use super::overlay::{DevicePlan, MTU, Overlay};
+use super::overlay::{DevicePlan, Overlay};
 use super::routes::RoutePlan;
 use crate::attach::AttachError;
 use crate::ipam::{AddressBook, first_behind_base};
@@ -124,7 +124,10 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             }
         }
         match self.kit.store.find::<Service>(service) {
-            Some(known) => self.take_service_down(&known, transaction).await?,
+            Some(known) => {
+                self.let_go_of_service(service).await?;
+                self.take_service_down(&known, transaction).await?;
+            }
             None => self.kit.commit(transaction).await?,
         }
         if let Some(identity) = identity {
@@ -139,10 +142,30 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         for known in self.kit.store.all::<Service>() {
             let _turn = self.orders.turn(&known.service).await;
             if let Some(known) = self.kit.store.find::<Service>(&known.service) {
+                self.let_go_of_service(&known.service).await?;
                 self.take_service_down(&known, Transaction::new()).await?;
             }
         }
         Ok(())
+    }
+
+    /// Takes down what has a bridge that is not among `live` and nobody is on, unless it is dedicated or the shared one, and
+    /// removes what is left of bridges that nothing is known of. Returns the names of the bridges.
+    pub(super) async fn prune(&self, live: &[String]) -> Result<Vec<String>, NodeError> {
+        let mut reclaimed = Vec::new();
+        for known in self.kit.store.all::<Service>() {
+            let idle = || !live.contains(&known.bridge) && !self.has_workloads(&known.service);
+            let apart = matches!(known.mode, OverlayMode::Shared | OverlayMode::Dedicated);
+            if !apart && idle() && self.tear_down_service_if(&known.service, idle).await? {
+                reclaimed.push(known.bridge);
+            }
+        }
+        let keep: Vec<_> = self.kit.store.all::<Bridge>().into_iter().map(|bridge| bridge.bridge).collect();
+        let swept = self.kit.host.sweep_bridges(&keep).await;
+        let swept = swept.map_err(|source| NodeError::ConfigureHost { scope: Scope::Global, source })?;
+        reclaimed.extend(swept);
+        reclaimed.sort();
+        Ok(reclaimed)
     }
 
     /// The overlay of a dedicated service that is up.
@@ -218,6 +241,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             undo.bridge = Some(bridge.bridge.clone());
         }
         self.confirm_bridge(&known).await?;
+        self.fence_all().await?;
         tracing::info!(service, bridge = known.bridge, subnet = %bridge.subnet, "a service is up");
         Ok(self.describe(&known))
     }
@@ -325,7 +349,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
     async fn confirm_bridge(&self, known: &Service) -> Result<(), NodeError> {
         let Some(bridge) = self.kit.store.find::<Bridge>(&known.bridge) else { return Ok(()) };
         let address = IpNet::new(bridge.gateway, bridge.subnet.prefix_len()).unwrap_or(bridge.subnet);
-        let ensured = self.kit.host.ensure_bridge(&bridge.bridge, address, MTU).await;
+        let ensured = self.kit.host.ensure_bridge(&bridge.bridge, address, self.mtu()).await;
         ensured.map_err(|source| NodeError::Bridge { bridge: bridge.bridge, source: Box::new(source) })
     }
 
@@ -353,6 +377,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             inside.map(|(ip, lease)| (ip, lease.clone())).collect()
         };
         self.begin_releases(inside, transaction)?.finish(self).await?;
+        self.fence_all_or_complain().await;
         let overlay = self.services.overlays().remove(&known.service);
         if let Some(overlay) = overlay {
             overlay.stop().await;
@@ -369,6 +394,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
 
     async fn undo_service(&self, service: &str, undo: Undo) {
         self.kit.take_back(undo.records).await;
+        self.fence_all_or_complain().await;
         let overlay = self.services.overlays().remove(service);
         if let Some(overlay) = overlay {
             overlay.stop().await;
@@ -387,7 +413,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         self.save_marker().await;
     }
 
-    fn has_workloads(&self, service: &str) -> bool {
+    pub(super) fn has_workloads(&self, service: &str) -> bool {
         let attached = |tables: &Tables| tables.all::<crate::state::Attachment>().any(|one| one.service == service);
         self.kit.store.read(attached)
     }

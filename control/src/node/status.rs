@@ -27,6 +27,9 @@ pub(super) async fn snapshot<M: DeviceMaker, H: Host>(node: &Node<M, H>) -> Stat
         peers: peers_of(&node.overlay, device.as_ref()),
         service_count: count(node.kit.store.read(|tables| tables.count(Kind::Service))),
         dedicated_services: dedicated(node).await,
+        attachment_count: Some(count(node.kit.store.read(|tables| tables.count(Kind::Attachment))))
+            .filter(|count| *count > 0),
+        lease_count: Some(count(node.addresses().leases().count())).filter(|count| *count > 0),
         ..StatusSnapshot::default()
     };
     status.peer_count = count(status.peers.len());
@@ -99,7 +102,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
     }
 }
 
-fn count(number: usize) -> u32 {
+pub(super) fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 

@@ -256,9 +256,9 @@ impl<'a> Iterator for Lines<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ipc::wire::{AttachHandle, NatConfigSpec, OverlayMode, Secret};
+    use crate::ipc::wire::{AttachHandle, NatConfigSpec, OverlayMode, PortProtocol, PublishedPort, Secret};
     use crate::state::{
-        Attachment, Bridge, GlobalOverlay, Identity, Kind, Lease, Name, Peer, Scope, Seal, Service, Settings, Sysctl,
+        Attachment, Bridge, GlobalOverlay, Identity, Kind, Lease, Name, Peer, Scope, Seal, Service, Settings, Sysctls,
     };
     use ginnel_engine::key::PublicKey;
 
@@ -308,18 +308,35 @@ mod tests {
             Attachment {
                 handle,
                 service: text("web"),
-                service_ip: ip,
+                owner: Some(text("o")),
+                ip,
                 global_ip: Some(ip),
                 started_ticks: Some(7),
                 netns: Some(4_026_531_840),
+                netns_path: Some(text("/run/netns/x")),
+                links: vec![text("veth-7-s")],
                 ephemeral: true,
                 isolation_network: Some(text("n")),
                 dns_server: Some(ip),
                 dns_domain: Some(text("prod.local")),
+                publish: vec![PublishedPort {
+                    host_port: 8080,
+                    container_port: 80,
+                    protocol: PortProtocol::Udp,
+                    host_ip: Some(ip),
+                }],
+                guest_key: Some(secret()),
+                since_ms: 3,
             }
             .into(),
             Name { name: text("web.prod.local"), addresses: vec![ip, "fd00::1".parse().unwrap()] }.into(),
-            Sysctl { name: text("net.ipv4.ip_forward"), found: text("0"), set: text("1") }.into(),
+            Sysctls {
+                ledger: serde_json::from_str(
+                    r#"{"records":[{"name":"ipv4/ip_forward","previous":"0","written":"1"}]}"#,
+                )
+                .unwrap(),
+            }
+            .into(),
         ]
     }
 
@@ -373,9 +390,9 @@ mod tests {
                 r#"{"bridge":{"bridge":"zl-prod-0-web-b","subnet_of":"web","node_id":0,"subnet":"10.200.187.128/26","gateway":"10.200.187.130"}},"#,
                 &format!(r#"{{"peer":{{"scope":{{"service":"pay"}},"public_key":"{key}","endpoint":"host:1","keepalive_secs":25,"allowed_ips":["10.200.187.128/26"],"preshared_key":"c2VjcmV0"}}}},"#),
                 r#"{"lease":{"ip":"10.200.187.130","owner":"o","generation":18446744073709551615,"given_ms":2,"released_ms":1}},"#,
-                r#"{"attachment":{"handle":{"platform":"guest_managed","id":"vm 1"},"service":"web","service_ip":"10.200.187.130","global_ip":"10.200.187.130","started_ticks":7,"netns":4026531840,"ephemeral":true,"isolation_network":"n","dns_server":"10.200.187.130","dns_domain":"prod.local"}},"#,
+                r#"{"attachment":{"handle":{"platform":"guest_managed","id":"vm 1"},"service":"web","owner":"o","ip":"10.200.187.130","global_ip":"10.200.187.130","started_ticks":7,"netns":4026531840,"netns_path":"/run/netns/x","links":["veth-7-s"],"ephemeral":true,"isolation_network":"n","dns_server":"10.200.187.130","dns_domain":"prod.local","publish":[{"host_port":8080,"container_port":80,"protocol":"udp","host_ip":"10.200.187.130"}],"guest_key":"c2VjcmV0","since_ms":3}},"#,
                 r#"{"name":{"name":"web.prod.local","addresses":["10.200.187.130","fd00::1"]}},"#,
-                r#"{"sysctl":{"name":"net.ipv4.ip_forward","found":"0","set":"1"}}],"#,
+                r#"{"sysctls":{"ledger":{"records":[{"name":"ipv4/ip_forward","previous":"0","written":"1"}]}}}],"#,
                 r#""del":[{"kind":"lease","id":"10.0.0.1"}]}"#,
             ]
             .concat(),

@@ -3,7 +3,9 @@
 //! To add a kind: its type in `records`, a line in the list below, and a rise of [`super::VERSION`], because an older
 //! daemon would not know it.
 
-use super::records::{Attachment, Bridge, GlobalOverlay, Identity, Lease, Name, Peer, Seal, Service, Settings, Sysctl};
+use super::records::{
+    Attachment, Bridge, GlobalOverlay, Identity, Lease, Name, Peer, Seal, Service, Settings, Sysctls,
+};
 use serde::{Deserialize, Serialize};
 
 /// A type of object that a store can hold.
@@ -82,8 +84,8 @@ kinds! {
     Attachment,
     /// A name and its addresses.
     Name,
-    /// A kernel setting that was changed.
-    Sysctl,
+    /// Kernel settings that were changed.
+    Sysctls,
 }
 
 /// What an object is found by.

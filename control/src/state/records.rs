@@ -2,7 +2,8 @@
 //!
 //! Added fields carry `#[serde(default)]`, so that the next version reads what this one wrote.
 
-use crate::ipc::wire::{AttachHandle, NatConfigSpec, OverlayMode, Secret};
+use crate::host::sysctl::Ledger;
+use crate::ipc::wire::{AttachHandle, NatConfigSpec, OverlayMode, PublishedPort, Secret};
 use ginnel_engine::key::PublicKey;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -159,9 +160,12 @@ pub struct Attachment {
     pub handle: AttachHandle,
     /// Its service.
     pub service: String,
-    /// Its address in the service.
-    pub service_ip: IpAddr,
-    /// Its address in the global overlay.
+    /// Who asked for it, where that was told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// The address it is told of: in its service, where it has a link there.
+    pub ip: IpAddr,
+    /// Its address in the global overlay, where that is another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub global_ip: Option<IpAddr>,
     /// When its process started, in clock ticks since the kernel did: tells it from a later one with the same number.
@@ -170,6 +174,12 @@ pub struct Attachment {
     /// Inode of its network namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub netns: Option<u64>,
+    /// Where its network namespace was found, if by a path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns_path: Option<String>,
+    /// Names of the host's ends of its links.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<String>,
     /// Whether its service goes with the last such workload.
     #[serde(default)]
     pub ephemeral: bool,
@@ -182,6 +192,15 @@ pub struct Attachment {
     /// Its search domain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dns_domain: Option<String>,
+    /// Ports of the host that lead to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub publish: Vec<PublishedPort>,
+    /// The private key of a guest, base64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest_key: Option<Secret>,
+    /// Since when, in milliseconds of Unix time.
+    #[serde(default)]
+    pub since_ms: u64,
 }
 
 /// A name and its addresses.
@@ -193,15 +212,11 @@ pub struct Name {
     pub addresses: Vec<IpAddr>,
 }
 
-/// A kernel setting that was changed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sysctl {
-    /// Its name, such as `net.ipv4.ip_forward`.
-    pub name: String,
-    /// The value that was found.
-    pub found: String,
-    /// The value that was set.
-    pub set: String,
+/// Kernel settings that were changed, and what they were. There is one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sysctls {
+    /// In the order of writing.
+    pub ledger: Ledger,
 }
 
 impl Settings {
@@ -270,13 +285,14 @@ impl Attachment {
     /// The id of what was attached under this name.
     #[must_use]
     pub fn id_of(handle: &AttachHandle) -> String {
-        match handle {
-            AttachHandle::LinuxPid { pid } => format!("pid {pid}"),
-            AttachHandle::WindowsContainer { container_id, .. } => format!("windows {container_id}"),
-            AttachHandle::GuestManaged { id } => format!("guest {id}"),
-            AttachHandle::HostShared { id } => format!("host {id}"),
-            AttachHandle::LinuxNetns { id } => format!("netns {id}"),
-        }
+        handle.key()
+    }
+
+    /// What its leases and links are marked with: no other attachment has it, nor a later one with the same process id.
+    #[must_use]
+    pub fn mark(&self) -> String {
+        let key = self.handle.key();
+        self.started_ticks.or(self.netns).map_or_else(|| key.clone(), |tells| format!("{key}@{tells}"))
     }
 }
 
@@ -286,9 +302,9 @@ impl Name {
     }
 }
 
-impl Sysctl {
+impl Sysctls {
     pub(super) fn identify(&self) -> String {
-        self.name.clone()
+        String::new()
     }
 }
 

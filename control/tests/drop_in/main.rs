@@ -135,14 +135,20 @@ fn every_operation_is_answered_as_the_contract_says() {
         assert_eq!(wire.ask(r#"{"op":"register_dns","name":"web.prod.local","ip":"10.200.187.130"}"#), OK);
         assert_eq!(wire.ask(r#"{"op":"unregister_dns","name":"web.prod.local"}"#), OK);
 
-        // What this version does not do is refused by name, and the connection goes on.
+        assert_eq!(wire.ask(r#"{"op":"detach_container","handle":{"platform":"linux_pid","pid":4242}}"#), OK);
+        assert_eq!(wire.ask(r#"{"op":"nat_tick"}"#), OK);
+        assert_eq!(wire.ask(&service("web", "auto")), is_up);
+        let prune = |live: &str| format!(r#"{{"op":"prune_orphan_bridges","live_bridge_names":[{live}]}}"#);
+        let pruned = |names: &str| format!(r#"{{"result":"pruned_bridges","reclaimed":[{names}]}}"#);
+        assert_eq!(wire.ask(&prune(r#""zl-prod-0-web-b""#)), pruned(""));
+        assert_eq!(wire.ask(&prune("")), pruned(r#""zl-prod-0-web-b""#));
+        assert_eq!(link("zl-prod-0-web-b"), None);
+
+        // What cannot be, or is of another system, is refused by name, and the connection goes on.
         for request in [
             r#"{"op":"attach_container","handle":{"platform":"linux_pid","pid":4242},"service":"web","join_global":true}"#,
-            r#"{"op":"detach_container","handle":{"platform":"linux_pid","pid":4242}}"#,
             r#"{"op":"write_scoped_resolver","zone":"prod.local","node_ip":"10.200.5.1","port":15353}"#,
             r#"{"op":"remove_scoped_resolver","zone":"prod.local"}"#,
-            r#"{"op":"prune_orphan_bridges","live_bridge_names":["zl-prod-0-web-b"]}"#,
-            r#"{"op":"nat_tick"}"#,
             r#"{"op":"of_a_later_version"}"#,
         ] {
             let answer: Value = serde_json::from_str(&wire.ask(request)).unwrap();

@@ -127,10 +127,7 @@ async fn the_other_operations_say_what_is_missing_and_still_check_their_fields()
                 assert_eq!(message, "WindowsContainer attach is only supported on Windows");
                 continue;
             }
-            "attach_container" | "detach_container" => "attachments",
             "remove_scoped_resolver" => "scoped resolver",
-            "prune_orphan_bridges" => "bridges",
-            "nat_tick" => "NAT traversal",
             _ => continue,
         };
         let message = refused(&mut client, request).await;

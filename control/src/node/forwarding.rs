@@ -1,0 +1,67 @@
+//! Forwarding, and the settings of the kernel it takes: written down before they are changed, and put back when we go.
+
+use super::device::DeviceMaker;
+use super::dispatch::Node;
+use super::error::NodeError;
+use super::host::Host;
+use super::overlay::MTU;
+use crate::ipc::health::ConditionCode;
+use crate::ipc::wire::Severity;
+use crate::state::{Sysctls, Transaction};
+use std::sync::atomic::Ordering;
+
+impl<M: DeviceMaker, H: Host> Node<M, H> {
+    /// MTU of the networks of this node, in bytes.
+    pub(super) fn mtu(&self) -> u16 {
+        MTU
+    }
+
+    /// Has the host forward packets from now on.
+    pub(super) async fn forward(&self) -> Result<(), NodeError> {
+        let mut ledger = self.sysctls.lock().await;
+        let mut noted = ledger.clone();
+        if self.kit.host.note_forwarding(&mut noted).map_err(NodeError::Forward)? {
+            self.kit.commit(Transaction::new().put(Sysctls { ledger: noted.clone() })).await?;
+            *ledger = noted;
+        }
+        self.kit.host.write_settings(&ledger).map_err(NodeError::Forward)
+    }
+
+    /// Puts the settings back that are still ours.
+    pub(super) async fn stop_forwarding(&self) {
+        let mut ledger = self.sysctls.lock().await;
+        if ledger.records().is_empty() {
+            return;
+        }
+        if let Err(error) = self.kit.host.restore_settings(&mut ledger) {
+            tracing::error!(%error, "settings of the kernel could not be put back; the next start tries again");
+        }
+        let transaction = match ledger.records().is_empty() {
+            true => Transaction::new().delete::<Sysctls>(""),
+            false => Transaction::new().put(Sysctls { ledger: ledger.clone() }),
+        };
+        self.kit.take_back(transaction).await;
+    }
+
+    pub(super) fn is_fenced(&self) -> bool {
+        self.fenced.load(Ordering::Acquire)
+    }
+
+    pub(super) fn note_fenced(&self) {
+        self.fenced.store(true, Ordering::Release);
+    }
+
+    pub(super) fn sweep_later(&self) {
+        self.sweep_wanted.store(true, Ordering::Release);
+    }
+
+    pub(super) fn firewall_is_well(&self) {
+        self.board.clear(ConditionCode::FirewallFailed, None);
+    }
+
+    pub(super) fn firewall_failed(&self, error: &NodeError) {
+        tracing::error!(%error, "the firewall is not as it should be");
+        let hint = "see the log; containers that are to be fenced cannot be attached until it works";
+        self.board.raise(ConditionCode::FirewallFailed, None, Severity::Error, &error.to_string(), Some(hint));
+    }
+}

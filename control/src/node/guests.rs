@@ -1,0 +1,206 @@
+//! Workloads without a link on this host: guests that run a WireGuard of their own, and programs in the host's namespace.
+//!
+//! ```text
+//! guest    a key of its own, a peer of the global overlay or of its dedicated one, an address of the node's slice
+//! shared   an address of the slice on the tunnel of the node
+//! ```
+//!
+//! Both have an address of the slice, also where their service has a subnet: that is on a bridge, where nobody would answer
+//! for them.
+
+use super::attachments::{answer, check, is_the_same, unaddressed};
+use super::device::DeviceMaker;
+use super::dispatch::Node;
+use super::error::NodeError;
+use super::host::Host;
+use super::overlay::Overlay;
+use crate::ipam::Place;
+use crate::ipc::wire::{
+    AttachContainer, AttachHandle, AttachmentState, Event, GuestOverlayConfig, OverlayMode, PeerSpec, Response, Secret,
+};
+use crate::state::{Attachment, Service};
+use ginnel_engine::key::PrivateKey;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+/// Seconds between keepalives of a guest, which is behind the address translation of its monitor.
+const GUEST_KEEPALIVE_SECS: u64 = 25;
+
+impl<M: DeviceMaker, H: Host> Node<M, H> {
+    /// Attaches a guest, or tells it again what it was told.
+    pub(super) async fn attach_guest(&self, attach: &AttachContainer) -> Result<Response, NodeError> {
+        check(attach)?;
+        let _turn = self.workload_orders.turn(&attach.handle.key()).await;
+        let overlay = self.overlay_of_guest(&attach.service)?;
+        let attachment = match self.kit.store.find::<Attachment>(&Attachment::id_of(&attach.handle)) {
+            Some(known) => {
+                is_the_same(&known, attach)?;
+                known
+            }
+            None => {
+                let key = super::key_store::generate()?;
+                let guest_key = Some(Secret::new(key.to_base64()));
+                self.lease_for(Attachment { guest_key, ..unaddressed(attach) }, &[Place::Node], &attach.addresses)
+                    .await?
+            }
+        };
+        self.or_let_go(&attachment, self.admit_guest(&overlay, &attachment)).await
+    }
+
+    /// Attaches a program in the host's namespace, or sees to it that it still is.
+    pub(super) async fn attach_host_shared(&self, attach: &AttachContainer) -> Result<Response, NodeError> {
+        check(attach)?;
+        let _turn = self.workload_orders.turn(&attach.handle.key()).await;
+        if self.overlay.live().is_none() {
+            return Err(NodeError::NoGlobalOverlay(
+                "host-shared attach requires the global overlay to be set up first (no utun to alias the container /32 on)",
+            ));
+        }
+        let attachment = match self.kit.store.find::<Attachment>(&Attachment::id_of(&attach.handle)) {
+            Some(known) => {
+                is_the_same(&known, attach)?;
+                known
+            }
+            None => self.lease_for(unaddressed(attach), &[Place::Node], &attach.addresses).await?,
+        };
+        self.or_let_go(&attachment, self.admit_host_shared(&attachment)).await
+    }
+
+    /// Brings about again what is written down of such a workload.
+    pub(super) async fn restore_linkless(&self, known: &Attachment) {
+        let restored = match known.handle {
+            AttachHandle::GuestManaged { .. } => match self.overlay_of_guest(&known.service) {
+                Ok(overlay) => self.admit_guest(&overlay, known).await,
+                Err(error) => Err(error),
+            },
+            _ => self.admit_host_shared(known).await,
+        };
+        if let Err(error) = restored {
+            tracing::error!(%error, attachment = known.handle.key(), "a workload that was attached before cannot be");
+        }
+    }
+
+    /// Takes away what was made for such a workload, as far as it is there.
+    pub(super) async fn part_from(&self, known: &Attachment) {
+        let parted = match (&known.handle, &known.guest_key) {
+            (AttachHandle::GuestManaged { .. }, Some(secret)) => {
+                match (self.overlay_of_guest(&known.service), key(secret)) {
+                    (Ok(overlay), Ok(key)) => overlay.remove_peer(&key.public().to_base64()).await,
+                    _ => Ok(()),
+                }
+            }
+            _ => match self.overlay.live() {
+                Some(live) => self
+                    .kit
+                    .host
+                    .remove_address(&live.interface, known.ip.into())
+                    .await
+                    .map_err(|source| NodeError::ConfigureHost { scope: self.overlay.scope.clone(), source }),
+                None => Ok(()),
+            },
+        };
+        if let Err(error) = parted {
+            tracing::error!(%error, attachment = known.handle.key(), "what was made for a workload that is gone stays until its overlay goes");
+        }
+    }
+
+    async fn or_let_go(
+        &self,
+        attachment: &Attachment,
+        admitted: impl Future<Output = Result<Response, NodeError>>,
+    ) -> Result<Response, NodeError> {
+        match admitted.await {
+            Ok(response) => {
+                self.kit.events.publish(Event::AttachmentChanged {
+                    attachment: attachment.handle.key(),
+                    service: attachment.service.clone(),
+                    state: AttachmentState::Attached,
+                    addresses: vec![attachment.ip],
+                });
+                Ok(response)
+            }
+            Err(error) => {
+                if let Err(error) = self.let_go(attachment).await {
+                    tracing::error!(%error, attachment = attachment.handle.key(), "an attachment that failed could not be taken back");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn admit_guest(&self, overlay: &Arc<Overlay<M, H>>, attachment: &Attachment) -> Result<Response, NodeError> {
+        let none = || {
+            NodeError::NoGlobalOverlay(
+                "guest-managed attach requires the global overlay to be set up first (no node WireGuard public key)",
+            )
+        };
+        let live = overlay.live().ok_or_else(none)?;
+        let node_ip = self.overlay.live().map_or(live.plan.address.addr(), |live| live.plan.address.addr());
+        let secret = attachment.guest_key.clone().ok_or_else(none)?;
+        let public_key = key(&secret)?.public();
+        self.forward().await?;
+        self.fence(attachment).await?;
+        overlay
+            .add_peer(&PeerSpec {
+                public_key: public_key.to_base64(),
+                // It calls us.
+                endpoint: "0.0.0.0:0".into(),
+                allowed_ips: single(attachment.ip),
+                persistent_keepalive_secs: 0,
+                candidates: Vec::new(),
+            })
+            .await?;
+        let port = live.device.state().await.map_or(live.plan.port, |state| state.listen_port);
+        let cluster = self.cluster().cluster;
+        let node = PeerSpec {
+            public_key: live.public_key.to_base64(),
+            endpoint: SocketAddr::new(node_ip, port).to_string(),
+            allowed_ips: cluster.to_string(),
+            persistent_keepalive_secs: GUEST_KEEPALIVE_SECS,
+            candidates: Vec::new(),
+        };
+        Ok(Response::GuestConfig(GuestOverlayConfig {
+            overlay_ip: attachment.ip,
+            prefix_len: self.cluster().slice.unwrap_or(cluster).prefix_len(),
+            private_key: secret,
+            public_key: public_key.to_base64(),
+            listen_port: port,
+            peers: vec![node],
+            dns_server: attachment.dns_server,
+            dns_domain: attachment.dns_domain.clone(),
+        }))
+    }
+
+    async fn admit_host_shared(&self, attachment: &Attachment) -> Result<Response, NodeError> {
+        self.fence(attachment).await?;
+        if let Some(live) = self.overlay.live() {
+            let added = self.kit.host.add_address(&live.interface, attachment.ip.into()).await;
+            added.map_err(|source| NodeError::ConfigureHost { scope: self.overlay.scope.clone(), source })?;
+        }
+        Ok(answer(attachment))
+    }
+
+    /// The overlay a guest of this service is a peer in.
+    fn overlay_of_guest(&self, service: &str) -> Result<Arc<Overlay<M, H>>, NodeError> {
+        let dedicated =
+            self.kit.store.find::<Service>(service).is_some_and(|known| known.mode == OverlayMode::Dedicated);
+        if dedicated {
+            return self.service_overlay(service);
+        }
+        match self.overlay.live() {
+            Some(_) => Ok(self.overlay.clone()),
+            None => Err(NodeError::NoGlobalOverlay(
+                "guest-managed attach requires the global overlay to be set up first (no node WireGuard public key)",
+            )),
+        }
+    }
+}
+
+/// The prefix of one address.
+fn single(ip: IpAddr) -> String {
+    format!("{ip}/{}", if ip.is_ipv4() { 32 } else { 128 })
+}
+
+fn key(secret: &Secret) -> Result<PrivateKey, NodeError> {
+    PrivateKey::from_base64(secret.expose()).map_err(|_| NodeError::Keys(super::key_store::KeyStoreError::Stored))
+}

@@ -1,0 +1,311 @@
+//! Containers on two nodes, as the orchestrator attaches them: the program itself, frames written by hand, real processes in
+//! namespaces of their own, and packets that arrive or do not.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod world;
+
+use common::machine::in_private_machine;
+use common::until;
+use ginnel_control::lab::container::Container;
+use ginnel_control::lab::traffic::End;
+use serde_json::json;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
+use world::{Matrix, World, arrives, attach, reaches, unbound, wait_for_tunnel};
+
+/// Containers of each mode on both nodes, the nodes themselves, and the outside: who reaches whom.
+///
+/// `isolated` stands for two networks: members of one reach each other and the node, and nobody else of the cluster, nor
+/// are they reached: who on another node is a member, nobody has said. A dedicated service has its own way to other nodes
+/// and does not use the others'.
+#[test]
+fn who_reaches_whom_in_each_mode() {
+    in_private_machine(|| {
+        let mut world = World::build();
+        let plan = [
+            ("web", "auto", None),
+            ("db", "auto", None),
+            ("cache", "shared", None),
+            ("queue", "shared", None),
+            ("pay", "dedicated", None),
+            ("job", "isolated", Some("red")),
+            ("task", "isolated", Some("blue")),
+        ];
+        for node in [&mut world.a, &mut world.b] {
+            for (service, mode, _) in plan {
+                node.service(service, mode);
+            }
+        }
+        world.introduce();
+        world.introduce_service("pay");
+        wait_for_tunnel(&world.a.end("10.200.5.1"), &world.b.end("10.200.9.1"));
+        let containers: Vec<_> = (0..12).map(|_| Container::start().unwrap()).collect();
+        let mut ends: Vec<(&str, End)> = Vec::new();
+        let mut next = containers.iter();
+        for (name, service, network) in [
+            ("web 1", "web", None),
+            ("web 2", "web", None),
+            ("db", "db", None),
+            ("cache", "cache", None),
+            ("queue", "queue", None),
+            ("pay", "pay", None),
+            ("red 1", "job", Some("red")),
+            ("red 2", "job", Some("red")),
+            ("blue", "task", Some("blue")),
+        ] {
+            let container = next.next().unwrap();
+            let fields = network.map_or(json!({}), |network| json!({"isolation_network": network}));
+            ends.push((name, container.end(world.a.attach(container, service, fields))));
+        }
+        for (name, service) in [("web b", "web"), ("pay b", "pay")] {
+            let container = next.next().unwrap();
+            ends.push((name, container.end(world.b.attach(container, service, json!({})))));
+        }
+        let container = next.next().unwrap();
+        let red = json!({"isolation_network": "red"});
+        ends.push(("red b", container.end(world.b.attach(container, "job", red))));
+        let pay = ends.iter().find(|(name, _)| *name == "pay").unwrap().1.clone();
+        let pay_b = ends.iter().find(|(name, _)| *name == "pay b").unwrap().1.clone();
+        wait_for_tunnel(&pay, &pay_b);
+        ends.push(("node a", world.a.end("10.200.5.1")));
+
+        let matrix = Matrix::measure(&ends).show();
+        println!("{matrix}");
+        //                      w w d c q p r r b w p r n
+        let expected = concat!(
+            " web 1  - + + + + + . . . + . . +\n",
+            " web 2  + - + + + + . . . + . . +\n",
+            "    db  + + - + + + . . . + . . +\n",
+            " cache  + + + - + + . . . + . . +\n",
+            " queue  + + + + - + . . . + . . +\n",
+            "   pay  + + + + + - . . . . + . +\n",
+            " red 1  . . . . . . - + . . . . +\n",
+            " red 2  . . . . . . + - . . . . +\n",
+            "  blue  . . . . . . . . - . . . +\n",
+            " web b  + + + + + . . . . - + . +\n",
+            " pay b  . . . . . + . . . + - . .\n",
+            " red b  . . . . . . . . . . . - .\n",
+            "node a  + + + + + + + + + + . . -\n",
+        );
+        assert_eq!(matrix, expected);
+        // Its address is one of the global overlay; by that of the service it gets there.
+        arrives(&unbound(&world.a.netns), &pay_b);
+
+        // The outside sees the node and cannot call in; what is fenced may go out as well.
+        let outside = End { netns: world.outside.clone(), ip: IpAddr::from([203, 0, 113, 9]) };
+        for name in ["web 1", "cache", "pay", "red 1"] {
+            let end = &ends.iter().find(|(found, _)| *found == name).unwrap().1;
+            arrives(end, &outside);
+            assert!(!reaches(&outside, end), "{name} is open to the outside");
+        }
+    });
+}
+
+/// Whatever is repeated says the same; another owner, service or network is refused; a container that dies is detached.
+#[test]
+fn attaching_is_idempotent_and_ends_with_the_container() {
+    in_private_machine(|| {
+        let mut world = World::build();
+        let a = &mut world.a;
+        a.service("web", "auto");
+        a.service("db", "auto");
+        let mut container = Container::start().unwrap();
+        let fields = || json!({"join_global": true, "owner": "ctr-1"});
+        let first = a.answered(attach(&container, "web", fields()));
+        assert_eq!(first["addresses"].as_array().unwrap().len(), 2, "{first}");
+        let links = a.links();
+        assert_eq!(world::links(container.netns()), ["eth0", "eth1"]);
+        for _ in 0..3 {
+            assert_eq!(a.answered(attach(&container, "web", fields())), first);
+            assert_eq!(a.links(), links);
+        }
+        for (service, fields) in [
+            ("web", json!({"join_global": true, "owner": "ctr-2"})),
+            ("db", fields()),
+            ("web", json!({"join_global": true, "owner": "ctr-1", "isolation_network": "red"})),
+        ] {
+            let reason = a.refused(attach(&container, service, fields));
+            assert!(reason.contains("detach that first"), "{reason}");
+        }
+        let handle = json!({"platform": "linux_pid", "pid": container.pid()});
+        let reason = a.refused(json!({"op": "detach_container", "handle": handle, "owner": "ctr-2"}));
+        assert!(reason.contains("ctr-1"), "{reason}");
+        assert_eq!(a.list("attachments").len(), 1);
+        assert_eq!(a.answered(json!({"op": "status"}))["attachment_count"], 1);
+        let leased = |a: &mut world::Node| a.list("leases").iter().filter(|lease| lease["state"] == "leased").count();
+        assert_eq!(leased(a), 2);
+
+        container.kill();
+        until("the end of the container is noticed", || a.list("attachments").is_empty());
+        until("its addresses rest", || leased(a) == 0);
+        assert_eq!(a.list("leases").len(), 2);
+        until("its links are gone", || !a.links().iter().any(|link| link.starts_with("veth-")));
+        // A pid that is nobody's.
+        let reason = a.refused(attach(&container, "web", json!({})));
+        assert!(reason.contains("Failed to open the network namespace"), "{reason}");
+    });
+}
+
+/// What fails leaves nothing: no lease, no link, no record.
+#[test]
+fn what_cannot_be_attached_leaves_nothing() {
+    in_private_machine(|| {
+        let mut world = World::build();
+        let a = &mut world.a;
+        a.service("web", "auto");
+        let container = Container::start().unwrap();
+        let before = a.links();
+        assert!(a.refused(attach(&container, "db", json!({}))).contains("no service bridge for service db"));
+        // Somebody else's link has the name inside.
+        let netns = container.netns();
+        netns.configure(async |netlink| netlink.create_veth("eth0", "other", None).await).unwrap();
+        a.refused(attach(&container, "web", json!({})));
+        for (field, value) in [
+            ("isolation_network", json!("")),
+            ("addresses", json!(["10.9.9.9"])),
+            ("publish", json!([{"host_port": 0, "container_port": 80}])),
+            ("netns", json!("/nowhere")),
+        ] {
+            a.refused(attach(&container, "web", json!({field: value})));
+        }
+        assert_eq!(a.links(), before);
+        assert!(a.list("attachments").is_empty());
+        assert!(a.list("leases").iter().all(|lease| lease["state"] != "leased"));
+        netns.configure(async |netlink| netlink.delete_link_named("eth0").await).unwrap();
+        let ip = a.attach(&container, "web", json!({}));
+        arrives(&unbound(&world.a.netns), &container.end(ip));
+    });
+}
+
+/// A kill takes nothing from containers: they stay connected while no daemon runs, and the next one knows them.
+#[test]
+fn containers_outlive_the_daemon() {
+    in_private_machine(|| {
+        let mut world = World::build();
+        world.a.service("web", "auto");
+        world.a.service("job", "isolated");
+        let [one, two, fenced, mut gone] = [(); 4].map(|()| Container::start().unwrap());
+        let [ip_one, ip_two] =
+            [&one, &two].map(|container| world.a.attach(container, "web", json!({"join_global": true})));
+        let ip_fenced = world.a.attach(&fenced, "job", json!({"isolation_network": "red"}));
+        world.a.attach(&gone, "web", json!({}));
+        gone.kill();
+        until("its end is noticed", || world.a.list("attachments").len() == 3);
+        let gone = Container::start().unwrap();
+        world.a.attach(&gone, "web", json!({}));
+        let (attachments, leases) = (world.a.list("attachments"), world.a.list("leases"));
+        world.a.kill_and_restart();
+        assert_eq!((world.a.list("attachments"), world.a.list("leases")), (attachments, leases));
+        assert!(reaches(&one.end(ip_one), &two.end(ip_two)));
+        assert!(!reaches(&one.end(ip_one), &fenced.end(ip_fenced)));
+        // One that ends while nobody looks is let go at the start.
+        drop(gone);
+        world.a.kill_and_restart();
+        assert_eq!(world.a.list("attachments").len(), 3);
+        for container in [&one, &two, &fenced] {
+            world.a.detach(container);
+        }
+        assert!(!world.a.links().iter().any(|link| link.starts_with("veth-")), "{:?}", world.a.links());
+        assert!(world::links(one.netns()).is_empty());
+    });
+}
+
+/// A port of the host leads to a container, from outside, from the node and from other containers.
+#[test]
+fn published_ports_lead_to_their_container() {
+    in_private_machine(|| {
+        let mut world = World::build();
+        world.a.service("web", "shared");
+        let [server, client] = [(); 2].map(|()| Container::start().unwrap());
+        let publish = json!({"publish": [{"host_port": 8080, "container_port": 80}, {"host_port": 5353, "container_port": 53, "protocol": "udp"}]});
+        let ip = world.a.attach(&server, "web", publish);
+        world.a.attach(&client, "web", json!({}));
+        let listener = server.netns().run_in(|| TcpListener::bind(SocketAddr::new(ip, 80))).unwrap().unwrap();
+        let udp = server.netns().run_in(|| UdpSocket::bind(SocketAddr::new(ip, 53))).unwrap().unwrap();
+        udp.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        for (from, to) in
+            [(&world.outside, "203.0.113.1"), (&world.a.netns, "192.0.2.1"), (client.netns(), "203.0.113.1")]
+        {
+            let to: IpAddr = to.parse().unwrap();
+            let connect = || TcpStream::connect_timeout(&SocketAddr::new(to, 8080), Duration::from_secs(20));
+            let stream = from.run_in(connect).unwrap().unwrap_or_else(|error| panic!("{to}: {error}"));
+            drop((stream, listener.accept().unwrap()));
+            let socket = from.run_in(|| UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
+            socket.send_to(b"?", SocketAddr::new(to, 5353)).unwrap();
+            assert_eq!(udp.recv_from(&mut [0; 8]).unwrap().0, 1);
+        }
+        world.a.detach(&server);
+        let connect = || TcpStream::connect_timeout(&"203.0.113.1:8080".parse().unwrap(), Duration::from_secs(20));
+        assert!(world.outside.run_in(connect).unwrap().is_err());
+    });
+}
+
+/// Services end with their workloads where that was asked, and workloads with their service where it is torn down.
+#[test]
+fn services_and_their_workloads_end_together() {
+    in_private_machine(|| {
+        let mut world = World::build();
+        let a = &mut world.a;
+        let [one, two] = [(); 2].map(|()| Container::start().unwrap());
+        a.service("job", "auto");
+        for container in [&one, &two] {
+            a.attach(container, "job", json!({"ephemeral": true}));
+        }
+        a.detach(&one);
+        assert_eq!(a.list("services").len(), 1);
+        a.detach(&two);
+        assert!(a.list("services").is_empty());
+        assert!(!a.links().contains(&"zl-prod-a-job-b".to_owned()));
+
+        a.service("web", "auto");
+        a.attach(&one, "web", json!({"join_global": true}));
+        a.answered(json!({"op": "teardown_service_overlay", "service": "web"}));
+        assert!(a.list("attachments").is_empty() && a.list("services").is_empty());
+        assert!(world::links(one.netns()).is_empty());
+
+        a.service("web", "auto");
+        a.attach(&one, "web", json!({}));
+        a.answered(json!({"op": "teardown_global_overlay"}));
+        assert!(a.list("attachments").is_empty());
+        assert_eq!(a.links(), ["isp", "wan"]);
+    });
+}
+
+/// A guest is told what its own WireGuard needs, the same each time; a workload in the host's namespace has an address.
+#[test]
+fn guests_and_host_workloads_have_addresses_of_the_slice() {
+    in_private_machine(|| {
+        let mut world = World::build();
+        let a = &mut world.a;
+        a.service("web", "auto");
+        let handle = json!({"platform": "guest_managed", "id": "vm-1"});
+        let request = json!({"op": "attach_container", "handle": handle, "service": "web", "join_global": true, "dns_server": "10.200.5.1", "dns_domain": "overlay"});
+        let first = a.answered(request.clone());
+        assert_eq!(
+            (&first["result"], &first["prefix_len"], &first["listen_port"]),
+            (&json!("guest_config"), &json!(28), &json!(51420))
+        );
+        assert_eq!(first["peers"][0]["endpoint"], "10.200.5.1:51420");
+        assert_eq!(a.answered(request), first);
+        let peers = a.list("peers");
+        assert_eq!(
+            (&peers[0]["public_key"], &peers[0]["allowed_ips"][0]),
+            (&first["public_key"], &json!(format!("{}/32", first["overlay_ip"].as_str().unwrap())))
+        );
+        let shared = json!({"platform": "host_shared", "id": "ctr-7"});
+        let answer =
+            a.answered(json!({"op": "attach_container", "handle": shared, "service": "web", "join_global": false}));
+        let ip = answer["ip"].as_str().unwrap().to_owned();
+        let bound = |a: &world::Node| a.netns.run_in(|| UdpSocket::bind(format!("{ip}:7000")).is_ok()).unwrap();
+        assert!(bound(a));
+        a.kill_and_restart();
+        assert!(bound(a));
+        assert_eq!(a.list("peers").len(), 1);
+        for handle in [handle, shared] {
+            a.answered(json!({"op": "detach_container", "handle": handle}));
+        }
+        assert!(!bound(a));
+        assert!(a.list("peers").is_empty() && a.list("attachments").is_empty());
+    });
+}
