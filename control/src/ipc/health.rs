@@ -21,17 +21,20 @@ pub enum ConditionCode {
     ConnectionsFull,
     /// The firewall refused what it was to bring about.
     FirewallFailed,
+    /// Something of the host stands in the way of the firewall; the subject says what.
+    FirewallHindered,
     /// New connections are turned away because the process has no descriptor left.
     DescriptorsExhausted,
 }
 
 impl ConditionCode {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::ConfigInvalid,
         Self::RestartNeeded,
         Self::ConnectionsFull,
         Self::FirewallFailed,
+        Self::FirewallHindered,
         Self::DescriptorsExhausted,
     ];
 
@@ -43,6 +46,7 @@ impl ConditionCode {
             Self::RestartNeeded => "restart_needed",
             Self::ConnectionsFull => "connections_full",
             Self::FirewallFailed => "firewall_failed",
+            Self::FirewallHindered => "firewall_hindered",
             Self::DescriptorsExhausted => "descriptors_exhausted",
         }
     }
@@ -103,6 +107,16 @@ impl HealthBoard {
         if let Some(condition) = gone {
             self.hub.publish(Event::HealthChanged { condition, active: false });
         }
+    }
+
+    /// Clears the conditions of a code whose subjects `holds` says no to.
+    pub fn retain(&self, code: ConditionCode, holds: impl Fn(Option<&str>) -> bool) {
+        let of_code: Vec<_> = self.conditions().keys().filter(|key| key.0 == code).map(|key| key.1.clone()).collect();
+        of_code
+            .iter()
+            .map(Option::as_deref)
+            .filter(|subject| !holds(*subject))
+            .for_each(|subject| self.clear(code, subject));
     }
 
     /// All that hold, the worst first.

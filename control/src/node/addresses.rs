@@ -9,6 +9,7 @@ use super::dispatch::Node;
 use super::error::NodeError;
 use super::host::Host;
 use crate::ipam::{AddressBook, Lease as IpamLease, Place, ReleaseError};
+use crate::ipc::wire::{Event, LeaseState};
 use crate::state::{Bridge, Lease, Pending, Service, Transaction};
 use std::net::IpAddr;
 use std::sync::{MutexGuard, PoisonError};
@@ -82,8 +83,13 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         let (grant, pending) = {
             let mut book = self.addresses();
             let grant = book.allocate(place, owner.clone(), now_ms())?;
-            let record =
-                Lease { ip: grant.ip, owner, generation: grant.generation, given_ms: now_ms(), released_ms: None };
+            let record = Lease {
+                ip: grant.ip,
+                owner: owner.clone(),
+                generation: grant.generation,
+                given_ms: now_ms(),
+                released_ms: None,
+            };
             match self.kit.store.enqueue(Transaction::new().put(record)) {
                 Ok(pending) => (grant, pending),
                 Err(error) => {
@@ -96,10 +102,22 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             self.addresses().cancel(&grant);
             return Err(error.into());
         }
+        self.tell_lease(grant.ip, &owner, LeaseState::Leased);
         if grant.early {
             tracing::warn!(ip = %grant.ip, "an address is used again before it has rested: there is no other left");
         }
         Ok(grant.ip)
+    }
+
+    /// Tells what became of an address that `holder` has or had.
+    pub(super) fn tell_lease(&self, ip: IpAddr, holder: &str, state: LeaseState) {
+        let read = Holder::read(holder);
+        self.kit.events.publish(Event::LeaseChanged {
+            ip,
+            state,
+            service: read.map(|read| read.service.to_owned()),
+            owner: read.map_or(Some(holder), |read| read.owner).map(str::to_owned),
+        });
     }
 
     /// Takes an address back from `owner`, if it is still the lease of this generation.
@@ -124,7 +142,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
                 outcome = Err(error.into());
                 break;
             }
-            begun.push(ip);
+            begun.push((ip, owner.clone()));
             let given_ms = self.kit.store.find::<Lease>(&ip.to_string()).map_or(0, |lease| lease.given_ms);
             transaction = transaction.put(Lease { ip, owner, generation, given_ms, released_ms: Some(now) });
         }
@@ -132,7 +150,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         match pending {
             Ok(pending) => Ok(Leaving { ips: begun, now, pending }),
             Err(error) => {
-                begun.into_iter().for_each(|ip| book.call_off_release(ip));
+                begun.into_iter().for_each(|(ip, _)| book.call_off_release(ip));
                 Err(error)
             }
         }
@@ -172,7 +190,8 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
 
 /// Addresses whose release is on its way to disk.
 pub(super) struct Leaving {
-    ips: Vec<IpAddr>,
+    /// With their owners.
+    ips: Vec<(IpAddr, String)>,
     now: u64,
     pending: Pending,
 }
@@ -188,7 +207,7 @@ impl Leaving {
     pub(super) async fn stored<M: DeviceMaker, H: Host>(self, node: &Node<M, H>) -> Result<Left, NodeError> {
         if let Err(error) = self.pending.done().await {
             let mut book = node.addresses();
-            self.ips.into_iter().for_each(|ip| book.call_off_release(ip));
+            self.ips.into_iter().for_each(|(ip, _)| book.call_off_release(ip));
             return Err(error.into());
         }
         Ok(Left { ips: self.ips, now: self.now })
@@ -198,14 +217,17 @@ impl Leaving {
 /// Addresses whose release is on disk. Nobody gets them before they are freed.
 #[must_use]
 pub(super) struct Left {
-    ips: Vec<IpAddr>,
+    ips: Vec<(IpAddr, String)>,
     now: u64,
 }
 
 impl Left {
     pub(super) fn free<M: DeviceMaker, H: Host>(self, node: &Node<M, H>) {
-        let mut book = node.addresses();
-        self.ips.into_iter().for_each(|ip| book.finish_release(ip, self.now));
+        {
+            let mut book = node.addresses();
+            self.ips.iter().for_each(|(ip, _)| book.finish_release(*ip, self.now));
+        }
+        self.ips.iter().for_each(|(ip, owner)| node.tell_lease(*ip, owner, LeaseState::Quarantined));
     }
 }
 

@@ -21,7 +21,7 @@ use crate::attach::wiring::{FoundBy, GlobalLink, ServiceLink, container};
 use crate::attach::{Marked, Plan};
 use crate::host::{HostError, Netns, PortFlags, Process};
 use crate::ipam::Place;
-use crate::ipc::wire::{AttachContainer, AttachHandle, AttachmentState, Event, OverlayMode, Response};
+use crate::ipc::wire::{AttachContainer, AttachHandle, AttachmentState, Event, LeaseState, OverlayMode, Response};
 use crate::state::{Attachment, Bridge, Lease, Service, Transaction};
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -308,6 +308,9 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             let mut book = self.addresses();
             grants.iter().for_each(|grant| book.cancel(grant));
             return Err(error.into());
+        }
+        for grant in &grants {
+            self.tell_lease(grant.ip, &owner, LeaseState::Leased);
         }
         for grant in grants.iter().filter(|grant| grant.early) {
             tracing::warn!(ip = %grant.ip, "an address is used again before it has rested: there is no other left");

@@ -6,7 +6,7 @@ use super::error::NodeError;
 use super::host::Host;
 use super::overlay::MTU;
 use crate::ipc::health::ConditionCode;
-use crate::ipc::wire::Severity;
+use crate::ipc::wire::{Event, Severity};
 use crate::state::{Sysctls, Transaction};
 use std::sync::atomic::Ordering;
 
@@ -41,6 +41,24 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             false => Transaction::new().put(Sysctls { ledger: ledger.clone() }),
         };
         self.kit.take_back(transaction).await;
+    }
+
+    /// Looks how the firewall is, now and then: what was mended since the last look is told, and what stands in its way.
+    pub(super) async fn look_at_firewall(&self, heals_before: u64) -> u64 {
+        let Some((health, _)) = self.kit.host.firewall().await else { return heals_before };
+        if health.heals > heals_before {
+            let by = health.last_heal.as_ref().and_then(|heal| heal.culprit.clone());
+            let found = by.map_or_else(|| "changed by others".to_owned(), |culprit| format!("changed by {culprit}"));
+            self.kit.events.publish(Event::Drift { object: "firewall".into(), found, mended: health.in_place });
+        }
+        for finding in &health.findings {
+            let code = ConditionCode::FirewallHindered;
+            self.board.raise(code, Some(finding.code), Severity::Warning, &finding.detail, finding.remedy.as_deref());
+        }
+        self.board.retain(ConditionCode::FirewallHindered, |subject| {
+            health.findings.iter().any(|finding| Some(finding.code) == subject)
+        });
+        health.heals
     }
 
     pub(super) fn is_fenced(&self) -> bool {

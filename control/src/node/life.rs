@@ -38,6 +38,9 @@ use tokio::task::JoinSet;
 /// How often addresses that have rested are forgotten. They may be used again before; this is for the size of the journal.
 const TIDY_INTERVAL: Duration = Duration::from_secs(30);
 
+/// How often the firewall is looked at. It mends itself at once; this is for whoever asks afterwards.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
 /// What a node is made of.
 pub struct NodeOptions {
     /// Where its state is.
@@ -200,6 +203,17 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
     }
 
     fn start_tidying(self: &Arc<Self>) {
+        let node = Arc::downgrade(self);
+        tokio::spawn(async move {
+            let mut heals = 0;
+            loop {
+                tokio::time::sleep(LOOK_INTERVAL).await;
+                let Some(node) = node.upgrade() else { return };
+                if node.is_fenced() {
+                    heals = node.look_at_firewall(heals).await;
+                }
+            }
+        });
         let node = Arc::downgrade(self);
         tokio::spawn(async move {
             loop {

@@ -22,9 +22,11 @@ use super::peers::{PeerBook, transaction};
 use super::recovery::{Lost, Recovery};
 use super::routes::{self, RoutePlan};
 use crate::host::HostError;
+use crate::ipc::wire::{Event, PeerScope};
 use crate::state::{self, Scope};
 use ginnel_backends::device::DeviceOptions;
 use ginnel_engine::command::{DeviceUpdate, PrivateKeyUpdate};
+use ginnel_engine::event::Event as DeviceEvent;
 use ginnel_engine::key::{PrivateKey, PublicKey};
 use ipnet::IpNet;
 use std::collections::BTreeSet;
@@ -131,7 +133,11 @@ impl<M: DeviceMaker, H: Host> Overlay<M, H> {
             }
         };
         let interface = live.interface.clone();
+        let came_up = self.live().is_none_or(|former| !Arc::ptr_eq(&former.device, &live.device));
         self.note_live(Some(live));
+        if came_up {
+            self.kit.events.publish(Event::OverlayUp { scope: self.peer_scope(), interface: interface.clone() });
+        }
         Ok(interface)
     }
 
@@ -259,6 +265,27 @@ impl<M: DeviceMaker, H: Host> Overlay<M, H> {
         if let Some(live) = live {
             live.device.close().await;
             tracing::info!(scope = %self.scope, interface = %live.interface, "an overlay is down");
+            self.tell_down(live.interface);
+        }
+    }
+
+    /// Tells that there is no device any more.
+    pub(super) fn tell_down(&self, interface: String) {
+        self.kit.events.publish(Event::OverlayDown { scope: self.peer_scope(), interface });
+    }
+
+    /// Tells where a peer is reached from now on, if that is what the device says.
+    pub(super) fn tell_move(&self, event: &DeviceEvent) {
+        if let DeviceEvent::EndpointChanged { peer, endpoint } = event {
+            let (pubkey, endpoint) = (peer.to_base64(), endpoint.to_string());
+            self.kit.events.publish(Event::NatEndpointChanged { pubkey, endpoint });
+        }
+    }
+
+    fn peer_scope(&self) -> PeerScope {
+        match &self.scope {
+            Scope::Global => PeerScope::Global,
+            Scope::Service(service) => PeerScope::Service { service: service.clone() },
         }
     }
 

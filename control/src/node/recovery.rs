@@ -113,6 +113,7 @@ impl<M: DeviceMaker, H: Host> Overlay<M, H> {
         let hear = move |event: &Event| {
             if let Some(overlay) = watcher.upgrade() {
                 overlay.care.hear(event, SystemTime::now());
+                overlay.tell_move(event);
             }
         };
         if let Err(error) = super::events::listen(events, live.diverted.clone(), hear, on_end) {
@@ -140,6 +141,7 @@ impl<M: DeviceMaker, H: Host> Overlay<M, H> {
     /// Takes leave of a device that ended by itself.
     pub(super) async fn bury(&self, dead: Live) -> Lost {
         tracing::warn!(interface = %dead.interface, "the device ended unasked, most likely because its interface was removed; making it again");
+        self.tell_down(dead.interface.clone());
         let state = dead.device.state().await;
         dead.device.close().await;
         self.note_live(None);

@@ -5,9 +5,9 @@ use ginnel_engine::event::Event as DeviceEvent;
 use std::time::SystemTime;
 
 fn health(daemon: &Daemon) -> Vec<(String, bool)> {
-    let health = daemon.heard().into_iter().map(|event| match event {
-        Event::PeerHealthChanged { pubkey, healthy } => (pubkey, healthy),
-        other => panic!("{other:?}"),
+    let health = daemon.heard().into_iter().filter_map(|event| match event {
+        Event::PeerHealthChanged { pubkey, healthy } => Some((pubkey, healthy)),
+        _ => None,
     });
     health.collect()
 }

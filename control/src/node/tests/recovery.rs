@@ -135,3 +135,33 @@ async fn events_do_not_disturb_and_strange_datagrams_are_counted() {
     until("they are counted", async || status(&mut client).await.totals["diverted_datagrams"] == 50).await;
     assert_eq!(daemon.lab.world().made, 1);
 }
+
+/// Each change of what is there is told, once, in the words of the wire.
+#[tokio::test]
+async fn overlays_leases_and_moves_of_peers_are_told() {
+    let daemon = Daemon::start().await;
+    let mut client = daemon.client().await;
+    bring_up(&mut client, usual()).await;
+    bring_up(&mut client, usual()).await;
+    ok(&mut client, add(1, "192.0.2.50:51420", "10.200.9.0/28")).await;
+    let moved = "192.0.2.51:7".parse().unwrap();
+    daemon.lab.tell(NAME, Event::EndpointChanged { peer: key(1), endpoint: moved });
+    let Response::Ip { ip } =
+        client.call(ask(r#""op":"allocate_ip","service":"web","join_global":false"#)).await.unwrap()
+    else {
+        panic!("no address")
+    };
+    ok(&mut client, ask(&format!(r#""op":"release_ip","ip":"{ip}""#))).await;
+    ok(&mut client, ask(r#""op":"teardown_global_overlay""#)).await;
+    let pubkey = key(1).to_base64();
+    let told = [
+        format!(r#"{{"event":"overlay_up","scope":{{"scope":"global"}},"interface":"{NAME}"}}"#),
+        format!(r#"{{"event":"nat_endpoint_changed","pubkey":"{pubkey}","endpoint":"192.0.2.51:7"}}"#),
+        format!(r#"{{"event":"lease_changed","ip":"{ip}","state":"leased","service":"web"}}"#),
+        format!(r#"{{"event":"lease_changed","ip":"{ip}","state":"quarantined","service":"web"}}"#),
+        format!(r#"{{"event":"overlay_down","scope":{{"scope":"global"}},"interface":"{NAME}"}}"#),
+    ];
+    let heard = || -> Vec<_> { daemon.heard().iter().map(|event| serde_json::to_string(event).unwrap()).collect() };
+    until("all is told", async || told.iter().all(|event| heard().contains(event))).await;
+    assert_eq!(heard().len(), told.len(), "{:?}", heard());
+}
