@@ -211,6 +211,21 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         }
     }
 
+    /// Has every container be what it is to be now, those left out that have ended and will be let go.
+    pub(super) async fn wire_all_again(&self) {
+        for known in self.kit.store.all::<Attachment>().into_iter().filter(|known| has_links(&known.handle)) {
+            let _turn = self.workload_orders.turn(&known.handle.key()).await;
+            let _stays = self.orders.share(&known.service).await;
+            if self.kit.store.find::<Attachment>(&Attachment::id_of(&known.handle)).as_ref() != Some(&known) {
+                continue;
+            }
+            let Ok(found) = Found::again(&known) else { continue };
+            if let Err(error) = self.wire(&known, &found).await {
+                tracing::error!(%error, attachment = known.handle.key(), "a container is not as it should be; attach it again");
+            }
+        }
+    }
+
     /// Removes links of ours that nothing is known of.
     pub(super) async fn sweep(&self) {
         let store = &self.kit.store;
@@ -342,7 +357,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             flags: PortFlags::default(),
             addresses: vec![prefix(attachment.ip)],
             gateways: vec![bridge.gateway],
-            mtu: self.mtu().into(),
+            mtu: self.kit.size.mtu().into(),
         };
         let node = self.overlay.live().map(|live| live.plan.address.addr());
         let global = attachment.global_ip.zip(node).map(|(ip, node)| GlobalLink {
@@ -350,7 +365,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             addresses: vec![ip],
             node: vec![node],
             cluster: vec![self.cluster().cluster],
-            mtu: self.mtu().into(),
+            mtu: self.kit.size.mtu().into(),
         });
         Ok(container(attachment.mark(), Some(&service), global.as_ref()))
     }

@@ -44,6 +44,8 @@ pub struct Node<M, H> {
     /// Those of a workload, too. Whoever has both took this one first.
     pub(super) workload_orders: Orders,
     pub(super) fence_order: tokio::sync::Mutex<()>,
+    /// Changes of the size of packets.
+    pub(super) size_order: tokio::sync::Mutex<()>,
     pub(super) networks: Networks,
     pub(super) sysctls: tokio::sync::Mutex<Ledger>,
     /// Notices the ends of containers.
@@ -96,7 +98,12 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             }
             Request::ReleaseIp { ip, owner } => done(self.release_ip(ip, owner.as_deref()).await),
             Request::AddPeer(add) => match self.overlay_in(add.scope) {
-                Ok(overlay) => done(overlay.add_peer(&add.peer).await),
+                Ok(overlay) => {
+                    if let Some(at) = overlay.add_peer(&add.peer).await? {
+                        self.note_path(at.ip()).await;
+                    }
+                    Ok(Response::Ok)
+                }
                 Err(error) => {
                     // The contract looks at the endpoint before the scope.
                     super::endpoint::resolve(&add.peer.endpoint).await?;

@@ -49,6 +49,8 @@ pub(crate) struct World {
     pub(crate) veths: BTreeMap<String, (String, LinkPlan)>,
     /// What the firewall brings about.
     pub(crate) fence: Desired,
+    /// MTU of the paths to addresses.
+    pub(crate) paths: BTreeMap<IpAddr, u32>,
     /// Whether the host was told to forward.
     pub(crate) forwards: bool,
 }
@@ -313,6 +315,10 @@ impl Host for Lab {
         self.host_call("remove_address", interface)?;
         self.with_link(interface, |link| link.addresses.retain(|held| *held != address));
         Ok(())
+    }
+
+    async fn path_mtu(&self, to: IpAddr) -> Option<u32> {
+        self.world().paths.get(&to).copied()
     }
 
     async fn set_mtu(&self, interface: &str, mtu: u16) -> Result<(), HostError> {

@@ -4,18 +4,12 @@ use super::device::DeviceMaker;
 use super::dispatch::Node;
 use super::error::NodeError;
 use super::host::Host;
-use super::overlay::MTU;
 use crate::ipc::health::ConditionCode;
 use crate::ipc::wire::{Event, Severity};
 use crate::state::{Sysctls, Transaction};
 use std::sync::atomic::Ordering;
 
 impl<M: DeviceMaker, H: Host> Node<M, H> {
-    /// MTU of the networks of this node, in bytes.
-    pub(super) fn mtu(&self) -> u16 {
-        MTU
-    }
-
     /// Has the host forward packets from now on.
     pub(super) async fn forward(&self) -> Result<(), NodeError> {
         let mut ledger = self.sysctls.lock().await;

@@ -18,6 +18,9 @@ pub trait Host: Send + Sync + 'static {
     /// Takes the address and the route of its prefix from `interface`.
     fn remove_address(&self, interface: &str, address: IpNet) -> impl Future<Output = Result<(), HostError>> + Send;
 
+    /// MTU of the path to an address outside the overlay, in bytes; `None` where there is no path, or it leads into one.
+    fn path_mtu(&self, to: IpAddr) -> impl Future<Output = Option<u32>> + Send;
+
     /// Sets the MTU of `interface`, in bytes.
     fn set_mtu(&self, interface: &str, mtu: u16) -> impl Future<Output = Result<(), HostError>> + Send;
 

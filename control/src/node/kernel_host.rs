@@ -4,7 +4,7 @@ use super::Host;
 use crate::attach::{AttachError, Attacher, BridgePlan, HostEnd, Marked, Plan, wiring};
 use crate::firewall::{Change, Desired, Drops, Firewall, FirewallError, Health};
 use crate::host::sysctl::{Ledger, Purpose, settle};
-use crate::host::{HostError, Mark, Netlink, Netns, RouteInfo};
+use crate::host::{HostError, LinkKind, Mark, Netlink, Netns, RouteInfo};
 use ipnet::IpNet;
 use siphasher::sip::SipHasher13;
 use std::hash::Hasher;
@@ -76,6 +76,12 @@ impl Host for KernelHost {
 
     async fn remove_address(&self, interface: &str, address: IpNet) -> Result<(), HostError> {
         self.netlink().remove_address(self.netlink().link(interface).await?.index, address).await.map(|_| ())
+    }
+
+    async fn path_mtu(&self, to: IpAddr) -> Option<u32> {
+        let (path, device) = self.netlink().path_mtu(to).await.ok()?;
+        let link = self.netlink().link_by_index(device).await.ok()?;
+        (link.kind != Some(LinkKind::Tun)).then_some(path.mtu)
     }
 
     async fn set_mtu(&self, interface: &str, mtu: u16) -> Result<(), HostError> {
@@ -202,7 +208,7 @@ impl Host for KernelHost {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::{LinkKind, Netns, Ownership};
+    use crate::host::Ownership;
     use crate::lab::rights_or_skip;
     use std::net::{SocketAddr, UdpSocket};
 

@@ -3,6 +3,7 @@
 use super::device::DeviceMaker;
 use super::error::NodeError;
 use super::host::Host;
+use super::mtu::PacketSize;
 use crate::ipc::events::EventHub;
 use crate::state::{Store, Transaction};
 use ginnel_engine::port::Offload;
@@ -41,6 +42,7 @@ pub(super) struct Kit<M, H> {
     pub(super) store: Store,
     pub(super) events: EventHub,
     pub(super) tuning: Tuning,
+    pub(super) size: PacketSize,
 }
 
 impl<M: DeviceMaker, H: Host> Kit<M, H> {

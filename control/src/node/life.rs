@@ -19,6 +19,7 @@ use super::global::Cluster;
 use super::host::Host;
 use super::key_store::KeyStore;
 use super::kit::{Kit, Tuning};
+use super::mtu::PacketSize;
 use super::overlay::Overlay;
 use crate::host::Endings;
 use crate::ipam::{AddressBook, Lease as IpamLease};
@@ -78,7 +79,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         let (store, _report) = open_store(&state_dir).await?;
         let marker = marker_dir.map(|dir| tokio::sync::Mutex::new(Marker::new(&dir)));
         let (cluster, book) = store.read(|tables| restore_book(tables, &tuning));
-        let kit = Arc::new(Kit { maker: Arc::new(maker), host, store, events, tuning });
+        let kit = Arc::new(Kit { maker: Arc::new(maker), host, store, events, tuning, size: PacketSize::default() });
         let watcher = Endings::open().inspect_err(|error| {
             tracing::warn!(%error, "the end of a container will not be noticed");
         });
@@ -96,6 +97,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             names_order: Default::default(),
             workload_orders: Default::default(),
             fence_order: Default::default(),
+            size_order: Default::default(),
             networks: Default::default(),
             sysctls: tokio::sync::Mutex::new(sysctls),
             watcher: watcher.ok(),
@@ -111,6 +113,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         node.read_marker().await;
         node.claim_ports();
         node.restore().await;
+        node.look_at_paths().await;
         node.start_tidying();
         Ok(node)
     }
@@ -221,6 +224,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
                 let Some(node) = node.upgrade() else { return };
                 if let Ok(_gate) = node.enter().await {
                     node.tidy_addresses().await;
+                    node.look_at_paths().await;
                     if node.sweep_wanted.swap(false, Ordering::AcqRel) {
                         node.sweep().await;
                     }

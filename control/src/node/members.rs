@@ -13,17 +13,18 @@ use super::routes;
 use crate::ipc::wire::PeerSpec;
 use ginnel_engine::command::{AllowedIpUpdate, DeviceUpdate, PeerUpdate};
 use ginnel_engine::key::PublicKey;
+use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 /// A session older than this is no longer used (WireGuard paper, section 6.1: `REJECT_AFTER_TIME`).
 pub(super) const SESSION_AGE_MAX: Duration = Duration::from_secs(180);
 
 impl<M: DeviceMaker, H: Host> Overlay<M, H> {
-    /// Adds a peer, or makes a known one what `spec` says without disturbing its session.
+    /// Adds a peer, or makes a known one what `spec` says without disturbing its session. Returns where it is called.
     ///
     /// # Errors
     /// [`NodeError`]; the peer is as before then.
-    pub(super) async fn add_peer(&self, spec: &PeerSpec) -> Result<(), NodeError> {
+    pub(super) async fn add_peer(&self, spec: &PeerSpec) -> Result<Option<SocketAddr>, NodeError> {
         const OP: &str = "add_peer";
         let endpoint = endpoint::resolve(&spec.endpoint).await?;
         let key = public_key(&spec.public_key).map_err(failed(OP))?;
@@ -53,7 +54,7 @@ impl<M: DeviceMaker, H: Host> Overlay<M, H> {
                 update.endpoint = None;
             }
         }
-        let moves = peer.endpoint != known.endpoint;
+        let (at, moves) = (peer.endpoint, peer.endpoint != known.endpoint);
         let changes = self.peers().putting(key, peer);
         self.change_peers(OP, live.as_ref(), changes, vec![update]).await?;
         if moves {
@@ -62,7 +63,7 @@ impl<M: DeviceMaker, H: Host> Overlay<M, H> {
                 lost.forget_place(&key);
             }
         }
-        Ok(())
+        Ok(at)
     }
 
     /// Removes a peer; one that is not there is removed already.

@@ -43,6 +43,7 @@ mod kit;
 mod life;
 mod marker;
 mod members;
+mod mtu;
 mod name;
 mod names;
 mod orders;

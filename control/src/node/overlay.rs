@@ -33,10 +33,6 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-/// MTU of the interface: what a 1500-byte IPv6 path leaves after IP, UDP and WireGuard headers (40 + 8 + 32), as wg-quick
-/// has it.
-pub(super) const MTU: u16 = 1420;
-
 /// A device as it is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct DevicePlan {
@@ -174,7 +170,7 @@ impl<M: DeviceMaker, H: Host> Overlay<M, H> {
         let public_key = private_key.public();
         let options = DeviceOptions {
             name: plan.interface.clone(),
-            mtu: MTU,
+            mtu: self.kit.size.mtu(),
             workers: self.kit.tuning.workers,
             pinned: false,
             offloads_off: self.kit.tuning.offloads_off.clone(),
@@ -207,7 +203,7 @@ impl<M: DeviceMaker, H: Host> Overlay<M, H> {
         live.device.apply(update).await.map_err(|error| self.device_refused(error))?;
         let host = &self.kit.host;
         let configured = async {
-            host.set_mtu(&live.interface, MTU).await?;
+            host.set_mtu(&live.interface, self.kit.size.mtu()).await?;
             host.add_address(&live.interface, live.plan.address).await?;
             host.set_up(&live.interface).await?;
             let wanted = routes::wanted(&live.plan, &self.peers(), &Vec::new());

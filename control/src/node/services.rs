@@ -346,10 +346,10 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         self.confirm_bridge(known).await
     }
 
-    async fn confirm_bridge(&self, known: &Service) -> Result<(), NodeError> {
+    pub(super) async fn confirm_bridge(&self, known: &Service) -> Result<(), NodeError> {
         let Some(bridge) = self.kit.store.find::<Bridge>(&known.bridge) else { return Ok(()) };
         let address = IpNet::new(bridge.gateway, bridge.subnet.prefix_len()).unwrap_or(bridge.subnet);
-        let ensured = self.kit.host.ensure_bridge(&bridge.bridge, address, self.mtu()).await;
+        let ensured = self.kit.host.ensure_bridge(&bridge.bridge, address, self.kit.size.mtu()).await;
         ensured.map_err(|source| NodeError::Bridge { bridge: bridge.bridge, source: Box::new(source) })
     }
 

@@ -7,8 +7,9 @@ mod world;
 
 use common::machine::in_private_machine;
 use common::until;
+use ginnel_control::host::Netns;
 use ginnel_control::lab::container::Container;
-use ginnel_control::lab::traffic::End;
+use ginnel_control::lab::traffic::{Amount, End, TcpPlan, tcp};
 use serde_json::json;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
@@ -307,5 +308,49 @@ fn guests_and_host_workloads_have_addresses_of_the_slice() {
         }
         assert!(!bound(a));
         assert!(a.list("peers").is_empty() && a.list("attachments").is_empty());
+    });
+}
+
+/// One size of packets from the paths to the peers, on tunnel, bridge and both ends of a container's link; packets of that
+/// size pass, bulk and single.
+#[test]
+fn packets_have_the_size_that_the_path_leaves() {
+    in_private_machine(|| {
+        for (underlay, size) in [(1_500, 1_420), (1_400, 1_320), (9_000, 8_920)] {
+            let mut world = World::build();
+            for (netns, name) in [(&world.a.netns, "wan"), (&world.b.netns, "wan")] {
+                let resized = netns.configure(async |netlink| {
+                    let index = netlink.link(name).await?.index;
+                    netlink.set_mtu(index, underlay).await
+                });
+                resized.unwrap();
+            }
+            let [one, two] = [(); 2].map(|()| Container::start().unwrap());
+            world.a.service("web", "auto");
+            world.b.service("web", "auto");
+            // One is there before the path is known.
+            let ip_one = world.a.attach(&one, "web", json!({"join_global": true}));
+            world.introduce();
+            let ip_two = world.b.attach(&two, "web", json!({}));
+            let mtus = |netns: &Netns| -> Vec<(String, u32)> {
+                let links = netns.configure(async |netlink| netlink.links().await).unwrap();
+                let ours = links.into_iter().filter(|link| !["lo", "wan", "isp"].contains(&link.name.as_str()));
+                ours.map(|link| (link.name, link.mtu)).collect()
+            };
+            for netns in [&world.a.netns, &world.b.netns, one.netns(), two.netns()] {
+                let mtus = mtus(netns);
+                assert!(!mtus.is_empty() && mtus.iter().all(|(_, mtu)| *mtu == size), "{mtus:?}");
+            }
+            let (near, far) = (one.end(ip_one), two.end(ip_two));
+            arrives(&near, &far);
+            let plan = TcpPlan { streams: 1, amount: Amount::Bytes(5_000_000), verify: true };
+            tcp(&near, &far, &plan).unwrap();
+            // A datagram of full size: the kernel forbids to fragment what fits its link.
+            let server = two.netns().run_in(|| UdpSocket::bind(SocketAddr::new(ip_two, 7_000))).unwrap().unwrap();
+            server.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            let client = one.netns().run_in(|| UdpSocket::bind(SocketAddr::new(ip_one, 0))).unwrap().unwrap();
+            client.send_to(&vec![7; size as usize - 28], SocketAddr::new(ip_two, 7_000)).unwrap();
+            assert_eq!(server.recv_from(&mut vec![0; 10_000]).unwrap().0, size as usize - 28);
+        }
     });
 }
