@@ -19,4 +19,5 @@ pub mod server;
 pub mod socket;
 pub mod stop;
 pub mod sync;
+pub mod tally;
 pub mod wire;
