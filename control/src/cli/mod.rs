@@ -11,6 +11,7 @@
 
 mod call;
 mod client;
+mod doctor;
 mod events;
 mod json;
 mod lists;
@@ -49,6 +50,8 @@ enum Command {
     Leases(client::Args),
     /// Show what is wrong; status 1 if something does not work
     Health(client::Args),
+    /// Look for what keeps the overlay from working, and tell what mends it; status 1 if something is wrong
+    Doctor(doctor::DoctorArgs),
     /// Show what happened, and with -f what happens
     Events(events::EventArgs),
     /// Send a request of the wire and print the answer
@@ -107,6 +110,7 @@ impl Command {
             Command::Attachments(args) => show::objects(&args, ObjectKind::Attachments),
             Command::Leases(args) => show::objects(&args, ObjectKind::Leases),
             Command::Health(args) => show::health(&args),
+            Command::Doctor(args) => doctor::run(&args),
             Command::Events(args) => events::run(&args),
             Command::Call(args) => call::run(&args),
             Command::Schema => papers::schema(),
