@@ -11,6 +11,7 @@
 
 mod call;
 mod client;
+mod dns;
 mod doctor;
 mod events;
 mod json;
@@ -50,6 +51,11 @@ enum Command {
     Leases(client::Args),
     /// Show what is wrong; status 1 if something does not work
     Health(client::Args),
+    /// Ask for names, and show those the daemon knows
+    Dns {
+        #[command(subcommand)]
+        command: dns::DnsCommand,
+    },
     /// Look for what keeps the overlay from working, and tell what mends it; status 1 if something is wrong
     Doctor(doctor::DoctorArgs),
     /// Show what happened, and with -f what happens
@@ -110,6 +116,7 @@ impl Command {
             Command::Attachments(args) => show::objects(&args, ObjectKind::Attachments),
             Command::Leases(args) => show::objects(&args, ObjectKind::Leases),
             Command::Health(args) => show::health(&args),
+            Command::Dns { command } => dns::run(&command),
             Command::Doctor(args) => doctor::run(&args),
             Command::Events(args) => events::run(&args),
             Command::Call(args) => call::run(&args),
