@@ -64,6 +64,15 @@ impl From<ClientError> for Failure {
 }
 
 impl Failure {
+    /// Why, in one line.
+    pub(super) fn words(&self) -> String {
+        match self {
+            Self::Client(error) => error.to_string(),
+            Self::Refused(fault) => fault.message.clone(),
+            Self::Own(message) => message.clone(),
+        }
+    }
+
     /// Says why on standard error.
     pub(super) fn report(self) -> ExitCode {
         match self {

@@ -53,7 +53,8 @@ impl List {
     /// For people. `now` is in Unix seconds.
     pub(super) fn table(&self, now: i64) -> String {
         if self.rows.is_empty() {
-            return format!("no {}\n", self.kind.name());
+            let kind = if self.kind == ObjectKind::Dns { "names" } else { self.kind.name() };
+            return format!("no {kind}\n");
         }
         let with_age = |(row, since): (&Vec<String>, &Option<u64>)| {
             let age = since.map(|since| age(i64::try_from(since).unwrap_or(i64::MAX), now));

@@ -20,6 +20,7 @@ mod papers;
 mod show;
 mod style;
 mod table;
+mod top;
 
 use crate::daemon::{DaemonArgs, System, main_with, program_name, run};
 use crate::ipc::wire::ObjectKind;
@@ -49,6 +50,8 @@ enum Command {
     Attachments(client::Args),
     /// Show the addresses given out
     Leases(client::Args),
+    /// Watch the node on a terminal: peers with their rates, drops, offloads, attachments
+    Top(top::TopArgs),
     /// Show what is wrong; status 1 if something does not work
     Health(client::Args),
     /// Ask for names, and show those the daemon knows
@@ -115,6 +118,7 @@ impl Command {
             Command::Services(args) => show::objects(&args, ObjectKind::Services),
             Command::Attachments(args) => show::objects(&args, ObjectKind::Attachments),
             Command::Leases(args) => show::objects(&args, ObjectKind::Leases),
+            Command::Top(args) => top::run(&args),
             Command::Health(args) => show::health(&args),
             Command::Dns { command } => dns::run(&command),
             Command::Doctor(args) => doctor::run(&args),

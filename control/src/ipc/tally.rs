@@ -8,7 +8,8 @@ use std::time::Duration;
 
 /// Upper ends of the classes of time, in seconds. Reading takes tens of microseconds, an attach some milliseconds, and a
 /// request that is answered at all at most the 60 s it may take.
-pub const CLASSES: [f64; 14] = [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
+pub const CLASSES: [f64; 14] =
+    [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 
 /// What became of the requests for one operation.
 #[derive(Clone, Debug, Default, PartialEq)]

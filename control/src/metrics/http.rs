@@ -9,7 +9,7 @@ use tokio::time::timeout;
 const HEAD_BYTES_MAX: usize = 8 * 1024;
 
 /// For the whole head to come, for the answer to be taken, and for what else the client sends before it hangs up.
-const HEAD_TIME: Duration = Duration::from_secs(5);
+const HEAD_TIME: Duration = Duration::from_secs(2);
 const ANSWER_TIME: Duration = Duration::from_secs(20);
 const REST_TIME: Duration = Duration::from_secs(1);
 const REST_BYTES_MAX: u64 = 64 * 1024;
@@ -190,7 +190,7 @@ mod tests {
         answer
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_scrape_gets_its_page_and_everything_else_an_end() {
         let page = "HTTP/1.1 200 OK\r\nContent-Type: k\r\nContent-Length: 5\r\nConnection: close\r\n\r\npage\n";
         assert_eq!(converse(&[b"GET /met", b"rics HTTP/1.1\r\n", b"\r\n"], false).await, page);

@@ -21,7 +21,9 @@ use crate::ipc::access::Caller;
 use crate::ipc::health::{ConditionCode, HealthBoard};
 use crate::ipc::server::{Handler, Order};
 use crate::ipc::tally::Tally;
-use crate::ipc::wire::{Fault, ListPage, ListQuery, ObjectKind, Objects, PeerItem, PeerScope, Request, Response, Severity};
+use crate::ipc::wire::{
+    Fault, ListPage, ListQuery, ObjectKind, Objects, PeerItem, PeerScope, Request, Response, Severity,
+};
 use crate::socket_file::{self, Access, ListenError, SocketFile};
 use ginnel_engine::key::PublicKey;
 use http::Refusal;
@@ -166,9 +168,24 @@ impl<H: Handler> Metrics<H> {
         for dedicated in facts.status.dedicated_services.clone() {
             self.dedicated_peers(&dedicated.service, &dedicated.interface, &mut facts.peers).await?;
         }
-        self.list(ObjectKind::Services, |page| if let Objects::Services(page) = page { facts.services.extend(page) }).await?;
-        self.list(ObjectKind::Drops, |page| if let Objects::Drops(page) = page { facts.drops.extend(page) }).await?;
-        self.list(ObjectKind::Offloads, |page| if let Objects::Offloads(page) = page { facts.offloads.extend(page) }).await?;
+        self.list(ObjectKind::Services, |page| {
+            if let Objects::Services(page) = page {
+                facts.services.extend(page)
+            }
+        })
+        .await?;
+        self.list(ObjectKind::Drops, |page| {
+            if let Objects::Drops(page) = page {
+                facts.drops.extend(page)
+            }
+        })
+        .await?;
+        self.list(ObjectKind::Offloads, |page| {
+            if let Objects::Offloads(page) = page {
+                facts.offloads.extend(page)
+            }
+        })
+        .await?;
         facts.health = self.board.health().conditions;
         facts.requests = self.tally.read();
         facts.process = ProcessFacts::read(self.started);
@@ -188,7 +205,12 @@ impl<H: Handler> Metrics<H> {
     }
 
     /// Those of a dedicated overlay, whose keys come one behind the other in the list of all.
-    async fn dedicated_peers(&self, service: &str, interface: &str, to: &mut Vec<(String, PeerItem)>) -> Result<(), Fault> {
+    async fn dedicated_peers(
+        &self,
+        service: &str,
+        interface: &str,
+        to: &mut Vec<(String, PeerItem)>,
+    ) -> Result<(), Fault> {
         let scope = PeerScope::Service { service: service.to_owned() };
         let mut after = Some(scope.peer_key(""));
         while after.is_some() {
@@ -207,7 +229,8 @@ impl<H: Handler> Metrics<H> {
 /// A peer of `status` as `list` has it.
 fn global_peer(peer: &crate::ipc::wire::PeerStatus) -> PeerItem {
     PeerItem {
-        public_key: PublicKey::from_hex(&peer.public_key).map_or_else(|_| peer.public_key.clone(), |key| key.to_base64()),
+        public_key: PublicKey::from_hex(&peer.public_key)
+            .map_or_else(|_| peer.public_key.clone(), |key| key.to_base64()),
         scope: PeerScope::Global,
         endpoint: Some(peer.endpoint.clone()).filter(|endpoint| !endpoint.is_empty()),
         allowed_ips: peer.allowed_ips.split(',').filter(|prefix| !prefix.is_empty()).map(str::to_owned).collect(),

@@ -3,7 +3,9 @@
 use super::process::ProcessFacts;
 use super::text::{Exposition, Kind};
 use crate::ipc::tally::{CLASSES, OpTally};
-use crate::ipc::wire::{Condition, DropItem, OffloadItem, OverlayMode, PeerItem, ServiceItem, Severity, StatusSnapshot};
+use crate::ipc::wire::{
+    Condition, DropItem, OffloadItem, OverlayMode, PeerItem, ServiceItem, Severity, StatusSnapshot,
+};
 use std::collections::BTreeMap;
 
 /// Everything a page is written from.
@@ -41,12 +43,14 @@ pub(super) fn page(facts: &Facts) -> String {
 
 /// The first three under the names and labels of `prometheus_wireguard_exporter`.
 fn peers(facts: &Facts, text: &mut Exposition) {
-    let labelled: Vec<_> = facts.peers.iter().map(|(interface, peer)| (interface, peer, peer.allowed_ips.join(","))).collect();
+    let labelled: Vec<_> =
+        facts.peers.iter().map(|(interface, peer)| (interface, peer, peer.allowed_ips.join(","))).collect();
     let mut each = |name, kind, unit, help, value: &dyn Fn(&PeerItem) -> Option<u64>| {
         let mut family = text.family(name, kind, unit, help);
         for (interface, peer, allowed_ips) in &labelled {
             if let Some(value) = value(peer) {
-                let labels = [("interface", interface.as_str()), ("public_key", &peer.public_key), ("allowed_ips", allowed_ips)];
+                let labels =
+                    [("interface", interface.as_str()), ("public_key", &peer.public_key), ("allowed_ips", allowed_ips)];
                 family.sample(&labels, value);
             }
         }

@@ -65,7 +65,10 @@ mod tests {
         let mut text = Exposition::default();
         facts.write(&mut text);
         let text = text.finish();
-        assert!(text.contains("\nprocess_start_time_seconds 0\n") && text.contains("\nprocess_cpu_seconds_total "), "{text}");
+        assert!(
+            text.contains("\nprocess_start_time_seconds 0\n") && text.contains("\nprocess_cpu_seconds_total "),
+            "{text}"
+        );
         let mut none = Exposition::default();
         ProcessFacts::default().write(&mut none);
         assert_eq!(none.finish(), "# EOF\n");

@@ -92,7 +92,9 @@ fn question(name: &str, kind: Option<RecordType>) -> Result<Question, String> {
 
 fn record_type(text: &str) -> Result<RecordType, String> {
     let known = RecordType::from_str(&text.to_ascii_uppercase()).ok();
-    known.ok_or_else(|| format!("{text:?} is no type of records: A, AAAA, PTR, SRV, TXT, SOA, NS, CNAME, MX, ANY are some"))
+    known.ok_or_else(|| {
+        format!("{text:?} is no type of records: A, AAAA, PTR, SRV, TXT, SOA, NS, CNAME, MX, ANY are some")
+    })
 }
 
 fn server(text: &str) -> Result<SocketAddr, String> {

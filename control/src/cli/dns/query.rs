@@ -41,7 +41,9 @@ pub(super) enum QueryError {
     #[error("the question cannot be asked: {0}")]
     Question(String),
     /// Nobody answered.
-    #[error("no answer from {server} over {protocol} after {secs} s: see whether a name server runs there (ginnel doctor)")]
+    #[error(
+        "no answer from {server} over {protocol} after {secs} s: see whether a name server runs there (ginnel doctor)"
+    )]
     Silent { server: SocketAddr, protocol: &'static str, secs: u64 },
     /// The way to it is closed.
     #[error("{server} cannot be asked over {protocol}: {source}")]
@@ -181,9 +183,7 @@ pub(super) mod tests {
                 let mut other = Message::from_vec(&good).unwrap();
                 other.queries = vec![Query::query(Name::from_ascii("other.").unwrap(), RecordType::A)];
                 let echoed = buffer[..length].to_vec();
-                for datagram in
-                    [b"noise".to_vec(), message.to_vec().unwrap(), other.to_vec().unwrap(), echoed, good]
-                {
+                for datagram in [b"noise".to_vec(), message.to_vec().unwrap(), other.to_vec().unwrap(), echoed, good] {
                     udp.send_to(&datagram, from).unwrap();
                 }
             }

@@ -129,7 +129,10 @@ pub(super) struct PortFacts {
 /// Who has an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Holder {
-    Process { pid: u32, name: String },
+    Process {
+        pid: u32,
+        name: String,
+    },
     /// Somebody whose descriptors may not be looked at, or the kernel.
     Unknown,
 }

@@ -2,8 +2,8 @@
 //! takes no lock, and goes on where it may not look.
 
 use super::facts::{
-    ConfigFacts, DaemonFacts, Facts, FileFacts, Holder, LinkFacts, PathFacts, PortFacts, ProcessFacts, Reach, SocketFacts,
-    StateFacts, TunFacts,
+    ConfigFacts, DaemonFacts, Facts, FileFacts, Holder, LinkFacts, PathFacts, PortFacts, ProcessFacts, Reach,
+    SocketFacts, StateFacts, TunFacts,
 };
 use super::proc::{bound, collides, descriptors_max, lock_holder, process_name, socket_owners, status_line};
 use crate::cli::client::{Daemon, Failure, Place};
@@ -42,7 +42,8 @@ pub(super) fn gather(place: &Place, path: &Path, file: Result<Config, ConfigErro
         Config::default()
     });
     facts.config = ConfigFacts { path: path.to_owned(), unread: file.unread().collect(), ..facts.config };
-    facts.socket = SocketFacts { path: place.socket.clone(), file: file_facts(&place.socket).ok(), reach: Reach::Answered };
+    facts.socket =
+        SocketFacts { path: place.socket.clone(), file: file_facts(&place.socket).ok(), reach: Reach::Answered };
     match ask(&place.socket) {
         Ok(daemon) => facts.daemon = Some(daemon),
         Err(reach) => facts.socket.reach = reach,
@@ -96,9 +97,7 @@ fn ask(socket: &Path) -> Result<DaemonFacts, Reach> {
     });
     told.map_err(|failure| match failure {
         Failure::Refused(fault) if fault.code == Some(ErrorCode::Forbidden) => Reach::NoRole(fault.message),
-        Failure::Refused(fault) => Reach::Silent(fault.message),
-        Failure::Client(error) => Reach::Silent(error.to_string()),
-        Failure::Own(message) => Reach::Silent(message),
+        failure => Reach::Silent(failure.words()),
     })
 }
 

@@ -60,7 +60,7 @@ fn json(facts: &Facts, findings: &[Finding]) -> String {
         "ok": is_well(findings),
         "socket": facts.socket.path,
         "daemon": facts.daemon.as_ref().map(|daemon| &daemon.status.version),
-        "checks": CHECKS.iter().map(|check| check.code).collect::<Vec<_>>(),
+        "checks": CHECKS.iter().map(|check| json!({"code": check.code, "about": check.about})).collect::<Vec<_>>(),
         "findings": findings,
         "not_looked_at": facts.unseen,
     }))
@@ -149,7 +149,10 @@ mod tests {
         let facts = Facts { unseen: vec!["u".into()], ..Facts::default() };
         let told = words(&facts, &[finding], Style::plain());
         let lines: Vec<_> = told.lines().collect();
-        assert_eq!(lines[..5], ["error    G010 t", "              e", "              f", "         fix: x", "not looked at: u"]);
+        assert_eq!(
+            lines[..5],
+            ["error    G010 t", "              e", "              f", "         fix: x", "not looked at: u"]
+        );
         assert!(lines[5].ends_with("the daemon does not answer: 1 found"), "{told}");
         assert!(words(&facts, &[], Style::plain()).ends_with("nothing is wrong\n"));
     }

@@ -85,7 +85,8 @@ pub(super) fn socket_owners() -> HashMap<u64, Holder> {
 
 /// What a process calls itself.
 pub(super) fn process_name(pid: u32) -> String {
-    fs::read_to_string(format!("/proc/{pid}/comm")).map_or_else(|_| "a process".to_owned(), |name| name.trim().to_owned())
+    fs::read_to_string(format!("/proc/{pid}/comm"))
+        .map_or_else(|_| "a process".to_owned(), |name| name.trim().to_owned())
 }
 
 /// A line of `/proc/PID/status`.

@@ -67,13 +67,16 @@ pub(super) fn links_left(facts: &Facts) -> Vec<Finding> {
     let marked: Vec<(&LinkFacts, &str)> =
         facts.links.iter().filter_map(|link| Some((link, link.alias.as_deref()?.strip_prefix(&own)?))).collect();
     let listed = |links: &[&LinkFacts]| {
-        links.iter().take(10).map(|link| format!("{}: {}", link.name, link.alias.as_deref().unwrap_or_default())).collect::<Vec<_>>()
+        links
+            .iter()
+            .take(10)
+            .map(|link| format!("{}: {}", link.name, link.alias.as_deref().unwrap_or_default()))
+            .collect::<Vec<_>>()
     };
     if let Some(daemon) = &facts.daemon {
         let Some(known) = &daemon.service_links else { return Vec::new() };
-        let unknown = |(link, object): &(&LinkFacts, &str)| {
-            object.starts_with("bridge:") && !known.contains(&link.name)
-        };
+        let unknown =
+            |(link, object): &(&LinkFacts, &str)| object.starts_with("bridge:") && !known.contains(&link.name);
         let left: Vec<_> = marked.iter().filter(|marked| unknown(marked)).map(|(link, _)| *link).collect();
         let live = serde_json::json!({ "live_bridge_names": known });
         return when(!left.is_empty(), || {

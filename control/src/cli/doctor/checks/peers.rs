@@ -48,7 +48,12 @@ pub(super) fn never_heard(facts: &Facts) -> Vec<Finding> {
     when(!silent.is_empty(), || {
         let evidence = silent.iter().take(NAMED_MAX).map(|peer| match peer.endpoint.as_str() {
             "" => format!("{} has no endpoint: it has to call first", name(peer)),
-            endpoint => format!("{} at {endpoint}: {} bytes sent, {} received", name(peer), bytes(peer.tx_bytes), bytes(peer.rx_bytes)),
+            endpoint => format!(
+                "{} at {endpoint}: {} bytes sent, {} received",
+                name(peer),
+                bytes(peer.tx_bytes),
+                bytes(peer.rx_bytes)
+            ),
         });
         Finding::warning(format!("{} of {} peers were never heard of", silent.len(), count(facts)))
             .all_seen(evidence)
@@ -81,7 +86,10 @@ pub(super) fn drops(facts: &Facts) -> Vec<Finding> {
         let (reason, packets) = worst.filter(|worst| moved >= PACKETS_MIN && *worst.1 > moved / DROP_SHARE)?;
         let finding = Finding::warning(format!("more than one {way} packet of {DROP_SHARE} was dropped"));
         let finding = finding.seen(format!("{reason}: {packets} of {moved}"));
-        Some(finding.fix(format!("what to do about {reason} is in docs/operate.md, section Drops; watch it: ginnel top")))
+        Some(
+            finding
+                .fix(format!("what to do about {reason} is in docs/operate.md, section Drops; watch it: ginnel top")),
+        )
     };
     let outbound = share_of(total("tun_rx_packets"), "outbound");
     outbound.into_iter().chain(share_of(total("link_rx_datagrams"), "inbound")).collect()

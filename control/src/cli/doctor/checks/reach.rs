@@ -16,8 +16,11 @@ pub(super) fn config_wrong(facts: &Facts) -> Vec<Finding> {
 
 pub(super) fn config_unread(facts: &Facts) -> Vec<Finding> {
     when(!facts.config.unread.is_empty(), || {
-        Finding::info("this version has nothing that goes by some keys of the configuration")
-            .seen(format!("{}: {}", facts.config.path.display(), facts.config.unread.join(", ")))
+        Finding::info("this version has nothing that goes by some keys of the configuration").seen(format!(
+            "{}: {}",
+            facts.config.path.display(),
+            facts.config.unread.join(", ")
+        ))
     })
 }
 
@@ -56,7 +59,8 @@ pub(super) fn socket_denied(facts: &Facts) -> Vec<Finding> {
 pub(super) fn daemon_silent(facts: &Facts) -> Vec<Finding> {
     let Reach::Silent(why) = &facts.socket.reach else { return Vec::new() };
     let held = facts.process.as_ref().map(|process| format!("{} is process {}", process.name, process.pid));
-    let finding = Finding::error("something is behind the socket and does not answer as a daemon does").seen(why.clone());
+    let finding =
+        Finding::error("something is behind the socket and does not answer as a daemon does").seen(why.clone());
     vec![finding.all_seen(held).fix("journalctl -u ginneld -n 50, then: sudo systemctl restart ginneld")]
 }
 

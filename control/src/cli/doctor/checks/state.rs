@@ -23,7 +23,10 @@ pub(super) fn descriptors_short(facts: &Facts) -> Vec<Finding> {
     when(open.saturating_mul(10) > most.saturating_mul(9), || {
         Finding::warning("the daemon is short of descriptors: soon new connections are turned away")
             .seen(format!("{open} of {most} are open"))
-            .fix(format!("find out what holds them: ls -l /proc/{}/fd; then raise LimitNOFILE of the unit", process.pid))
+            .fix(format!(
+                "find out what holds them: ls -l /proc/{}/fd; then raise LimitNOFILE of the unit",
+                process.pid
+            ))
     })
 }
 
@@ -38,9 +41,7 @@ pub(super) fn dir_open(facts: &Facts) -> Vec<Finding> {
     let dir = &facts.state.dir;
     let key = dir.join("private.key");
     let mut found = Vec::new();
-    for (path, file, most, mend) in
-        [(dir, facts.state.found, 0o700, "0700"), (&key, facts.state.key, 0o600, "0600")]
-    {
+    for (path, file, most, mend) in [(dir, facts.state.found, 0o700, "0700"), (&key, facts.state.key, 0o600, "0600")] {
         let Some(file) = file.filter(|file| file.mode & 0o777 & !most != 0) else { continue };
         let path = path.display();
         let finding = Finding::warning("others may look at what only the daemon is to see");
@@ -76,7 +77,10 @@ pub(super) fn address_taken(facts: &Facts) -> Vec<Finding> {
         let text = format!("the {protocol} address for {purpose} is somebody else's");
         let family = if *protocol == "UDP" { "-ulpn" } else { "-tlpn" };
         let finding = Finding::error(text).seen(format!("{address} is held by {holder}"));
-        Some(finding.fix(format!("stop that program (sudo ss {family} 'sport = {}'), or choose another", address.port())))
+        Some(
+            finding
+                .fix(format!("stop that program (sudo ss {family} 'sport = {}'), or choose another", address.port())),
+        )
     };
     facts.ports.iter().filter_map(finding).collect()
 }

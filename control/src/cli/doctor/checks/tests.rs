@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::cli::doctor::facts::{
-    ConfigFacts, DaemonFacts, FileFacts, Holder, LinkFacts, PathFacts, PortFacts, ProcessFacts, Reach, SocketFacts, StateFacts,
-    TunFacts,
+    ConfigFacts, DaemonFacts, FileFacts, Holder, LinkFacts, PathFacts, PortFacts, ProcessFacts, Reach, SocketFacts,
+    StateFacts, TunFacts,
 };
 use crate::ipc::wire::{Condition, OffloadStatus, PeerStatus, StatusSnapshot};
 use std::collections::BTreeSet;
@@ -33,7 +33,9 @@ fn well() -> Facts {
         version: Some(env!("CARGO_PKG_VERSION").into()),
         service_count: 1,
         peers: vec![peer(NOW - 30, Some(true))],
-        totals: [("tun_rx_packets", 1_000_000), ("link_rx_datagrams", 1_000_000)].map(|(k, v)| (k.to_owned(), v)).into(),
+        totals: [("tun_rx_packets", 1_000_000), ("link_rx_datagrams", 1_000_000)]
+            .map(|(k, v)| (k.to_owned(), v))
+            .into(),
         drops: [("outbound_unrouted".to_owned(), 40)].into(),
         ..StatusSnapshot::default()
     };
@@ -45,7 +47,8 @@ fn well() -> Facts {
         ("net/netfilter/nf_conntrack_max", "262144"),
         ("user/max_user_namespaces", "15000"),
     ];
-    let link = |name: &str, mtu, alias: Option<&str>| LinkFacts { name: name.into(), mtu, alias: alias.map(Into::into) };
+    let link =
+        |name: &str, mtu, alias: Option<&str>| LinkFacts { name: name.into(), mtu, alias: alias.map(Into::into) };
     Facts {
         now: NOW,
         root: true,
@@ -160,7 +163,8 @@ const WRONG: &[(&str, &str, Change)] = &[
     }),
     ("G054", "tun_udp failed (errno 5), 3 batches", |facts| {
         let reason = Some("failed (errno 5)".into());
-        status(facts).offloads = vec![OffloadStatus { name: "tun_udp".into(), state: "off".into(), reason, fallbacks: 3 }];
+        status(facts).offloads =
+            vec![OffloadStatus { name: "tun_udp".into(), state: "off".into(), reason, fallbacks: 3 }];
     }),
     ("G060", "firewall_hindered (docker), since 10s ago", |facts| {
         facts.daemon.as_mut().unwrap().conditions.push(Condition {
