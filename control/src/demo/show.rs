@@ -44,7 +44,7 @@ pub(super) fn table(outcome: &Outcome) -> String {
         format!("{:.2} s per GB", outcome.machine_secs_per_gb),
         format!("of the whole machine; the daemons {:.2} s of it", outcome.daemon_secs_per_gb),
     ]);
-    let _ = write!(text, "{}\n", aligned(&facts));
+    let _ = writeln!(text, "{}", aligned(&facts));
     for (index, node) in outcome.nodes.iter().enumerate() {
         let offloads: Vec<_> = node.status.offloads.iter().map(|o| format!("{} {}", o.name, o.state)).collect();
         if !offloads.is_empty() {
