@@ -354,3 +354,30 @@ fn packets_have_the_size_that_the_path_leaves() {
         }
     });
 }
+
+/// A narrow place on the way out is told of by ICMP, and what is too big for it comes in pieces from then on; also for a
+/// member of an isolation network, whose address the outside never sees.
+#[test]
+fn a_narrow_place_outside_is_heard_of() {
+    in_private_machine(|| {
+        let mut world = World::build();
+        let far = world.narrow_place(1_280);
+        let [open, fenced] = [(); 2].map(|()| Container::start().unwrap());
+        world.a.service("web", "auto");
+        world.a.service("job", "isolated");
+        world.a.attach(&open, "web", json!({}));
+        world.a.attach(&fenced, "job", json!({"isolation_network": "red"}));
+        let server = far.run_in(|| UdpSocket::bind("198.51.100.9:7000")).unwrap().unwrap();
+        server.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        for (name, container) in [("open", &open), ("fenced", &fenced)] {
+            let client = container.netns().run_in(|| UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
+            let mut sent = 0;
+            until(&format!("something large of the {name} one arrives"), || {
+                sent += 1;
+                client.send_to(&[7; 1_350], "198.51.100.9:7000").unwrap();
+                server.recv_from(&mut [0; 2_000]).is_ok_and(|(bytes, _)| bytes == 1_350)
+            });
+            assert!(sent > 1, "the first one of the {name} one was too large");
+        }
+    });
+}

@@ -8,7 +8,7 @@
 
 use crate::common::until;
 use crate::common::wire::Wire;
-use ginnel_control::host::Netns;
+use ginnel_control::host::{Netns, RouteInfo};
 use ginnel_control::lab::container::Container;
 use ginnel_control::lab::traffic::{End, wait_reachable};
 use serde_json::{Value, json};
@@ -176,6 +176,28 @@ impl World {
         a.set_up("10.200.5.0/28");
         b.set_up("10.200.9.0/28");
         Self { a, b, outside }
+    }
+
+    /// A host behind the outside, on a link that takes packets of `mtu` bytes at most: 198.51.100.9.
+    pub fn narrow_place(&self, mtu: u32) -> Netns {
+        let far = Netns::create().unwrap();
+        far.bring_lo_up().unwrap();
+        cable(&self.outside, "far", "198.51.100.1/24", &far, "far", "198.51.100.9/24");
+        self.outside.run_in(|| fs::write("/proc/sys/net/ipv4/ip_forward", "1")).unwrap().unwrap();
+        for netns in [&self.outside, &far] {
+            let narrow = netns.configure(async |netlink| netlink.set_mtu(netlink.link("far").await?.index, mtu).await);
+            narrow.unwrap();
+        }
+        for (netns, device, prefix, gateway) in
+            [(&self.a.netns, "isp", "198.51.100.0/24", "203.0.113.9"), (&far, "far", "203.0.113.0/24", "198.51.100.1")]
+        {
+            let added = netns.configure(async |netlink| {
+                let route = RouteInfo::new(prefix.parse().unwrap(), netlink.link(device).await?.index);
+                netlink.add_route(&RouteInfo { gateway: Some(gateway.parse().unwrap()), ..route }).await
+            });
+            added.unwrap();
+        }
+        far
     }
 
     /// Makes the nodes peers for what each has: its slice and the subnets of its services.
