@@ -381,3 +381,24 @@ fn a_narrow_place_outside_is_heard_of() {
         }
     });
 }
+
+/// What a guest is told is all it needs: a second WireGuard device, on a machine that has nothing but a cable to the node,
+/// comes up with it and talks with containers, both ways.
+#[test]
+fn a_guest_comes_up_with_what_it_is_told() {
+    in_private_machine(|| {
+        let mut world = World::build();
+        let container = Container::start().unwrap();
+        world.a.service("web", "auto");
+        let ip = world.a.attach(&container, "web", json!({}));
+        let handle = json!({"platform": "guest_managed", "id": "vm-1"});
+        let request = json!({"op": "attach_container", "handle": handle, "service": "web", "join_global": true});
+        let config = world.a.answered(request);
+        let guest = world::Guest::start(&world.a, &config);
+        let end = guest.end();
+        arrives(&end, &container.end(ip));
+        arrives(&container.end(ip), &end);
+        world.a.answered(json!({"op": "detach_container", "handle": handle}));
+        assert!(!reaches(&end, &container.end(ip)));
+    });
+}

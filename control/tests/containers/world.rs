@@ -6,16 +6,19 @@
 //!                     containers           containers
 //! ```
 
-use crate::common::until;
 use crate::common::wire::Wire;
+use crate::common::{self, until};
 use ginnel_control::host::{Netns, RouteInfo};
 use ginnel_control::lab::container::Container;
 use ginnel_control::lab::traffic::{End, wait_reachable};
+use ginnel_engine::key::{PrivateKey, PublicKey};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::net::IpAddr;
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -310,5 +313,64 @@ impl Matrix {
             text.push('\n');
         }
         text
+    }
+}
+
+/// A machine with a cable to a node and a WireGuard device of its own, set up with what the node's daemon said.
+pub struct Guest {
+    netns: Netns,
+    ip: IpAddr,
+    device: Child,
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let _ = self.device.kill();
+        let _ = self.device.wait();
+    }
+}
+
+impl Guest {
+    pub fn start(node: &Node, config: &Value) -> Self {
+        let netns = Netns::create().unwrap();
+        netns.bring_lo_up().unwrap();
+        cable(&node.netns, "tap", "198.18.0.1/30", &netns, "nic", "198.18.0.2/30");
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let peer = &config["peers"][0];
+        let (endpoint, allowed) = (text(&peer["endpoint"]), text(&peer["allowed_ips"]));
+        let endpoint: SocketAddr = endpoint.parse().unwrap();
+        let mut command = Command::new(common::GINNEL);
+        let device = netns.spawn(command.args(["device", "-f", "guest0"]).stdin(Stdio::null())).unwrap();
+        let private = PrivateKey::from_base64(&text(&config["private_key"])).unwrap().to_hex();
+        let public = PublicKey::from_base64(&text(&peer["public_key"])).unwrap().to_hex();
+        let settings = format!(
+            "set=1\nprivate_key={private}\nlisten_port={}\npublic_key={public}\nendpoint={endpoint}\nallowed_ip={allowed}\npersistent_keepalive_interval={}\n\n",
+            config["listen_port"], peer["persistent_keepalive_secs"]
+        );
+        let mut socket = None;
+        until("the guest's device takes orders", || {
+            socket = UnixStream::connect("/var/run/wireguard/guest0.sock").ok();
+            socket.is_some()
+        });
+        let mut socket = socket.unwrap();
+        socket.write_all(settings.as_bytes()).unwrap();
+        let mut answer = [0; 64];
+        let bytes = socket.read(&mut answer).unwrap();
+        assert_eq!(std::str::from_utf8(&answer[..bytes]), Ok("errno=0\n\n"));
+        let ip: IpAddr = text(&config["overlay_ip"]).parse().unwrap();
+        let configured = netns.configure(async |netlink| {
+            let (tunnel, nic) = (netlink.link("guest0").await?.index, netlink.link("nic").await?.index);
+            netlink.add_address(tunnel, ip.into()).await?;
+            netlink.set_up(tunnel, true).await?;
+            netlink.add_route(&RouteInfo::new(allowed.parse().unwrap(), tunnel)).await?;
+            let gateway = Some("198.18.0.1".parse().unwrap());
+            netlink.add_route(&RouteInfo { gateway, ..RouteInfo::new(endpoint.ip().into(), nic) }).await
+        });
+        configured.unwrap();
+        Self { netns, ip, device }
+    }
+
+    pub fn end(&self) -> End {
+        End { netns: self.netns.clone(), ip: self.ip }
     }
 }
