@@ -37,18 +37,52 @@ fn screen(model: &Model, width: u16, height: u16) -> Vec<String> {
 
 #[test]
 fn a_large_screen() {
-    assert_eq!(screen(&model(), 132, 20), [""; 20]);
+    assert_eq!(
+        screen(&model(), 132, 20).join("\n"),
+        "\
+ginnel 0.1.0  zl-prod-0-g  10.200.5.1  2 peers  1 services  0 attached  0 leases
+in 12.0 Mb/s  out 0 b/s  drops 10/s  workers 2
+nothing is wrong
+PEER         IN         OUT        HANDSHAKE    HEALTH  ENDPOINT               RECEIVED   SENT       ALLOWED IPS
+CQkJCQkJCQk  12.0 Mb/s  0 b/s      1m 5s ago    ok      192.0.2.50:51420       2.8 MiB    5.0 GiB    10.200.9.0/28,fd00::/64
+odd          -          -          never        -       -                      -          -
+
+
+
+
+device────────────────────────────────────────────────────────────attachments───────────────────────────────────────────────────────
+outbound_unrouted                 34  10/s                        linux_pid:4711     web          10.200.5.3
+tun_udp            off
+
+
+
+
+
+
+q quit  s sort (rate)  r reverse  p pause  ↑↓ scroll"
+    );
 }
 
 #[test]
 fn a_small_screen() {
-    assert_eq!(screen(&model(), 40, 7), [""; 7]);
+    assert_eq!(
+        screen(&model(), 40, 7).join("\n"),
+        "\
+ginnel 0.1.0  zl-prod-0-g  10.200.5.1  2
+in 12.0 Mb/s  out 0 b/s  drops 10/s  wor
+nothing is wrong
+PEER         IN         OUT
+CQkJCQkJCQk  12.0 Mb/s  0 b/s
+odd          -          -
+q quit  s sort (rate)  r reverse  p paus"
+    );
 }
 
 #[test]
 fn tiny_screens() {
-    assert_eq!(screen(&model(), 14, 5), [""; 5]);
-    assert_eq!(screen(&model(), 6, 1), [""; 1]);
+    let small = ["ginnel 0.1.0", "in 12.0 Mb/s", "nothing is wro", "PEER", "CQkJCQkJCQk"];
+    assert_eq!(screen(&model(), 14, 5), small);
+    assert_eq!(screen(&model(), 6, 1), ["ginnel"]);
 }
 
 #[test]
