@@ -108,6 +108,7 @@ mod tests {
         let rows: Vec<_> = rows.map(|line| line.split(" | ").take(2).collect::<Vec<_>>().join(" | ")).collect();
         let expected: Vec<_> = CHECKS.iter().map(|check| format!("| `{}` | {}", check.code, check.about)).collect();
         assert_eq!(rows, expected);
+        assert!(paper.contains(&format!("\n{} checks, the daemon does not answer: 1 found\n", CHECKS.len())));
         assert!(CHECKS.is_sorted_by(|a, b| a.code < b.code), "codes are in order and each is there once");
     }
 
