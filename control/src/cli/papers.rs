@@ -80,7 +80,8 @@ mod tests {
         write_pages(Program::command(), &dir.join("man")).unwrap();
         let program = Program::command();
         let commands = program.get_subcommands().flat_map(|command| {
-            let nested = command.get_subcommands().map(|nested| format!("{}-{}", command.get_name(), nested.get_name()));
+            let nested =
+                command.get_subcommands().map(|nested| format!("{}-{}", command.get_name(), nested.get_name()));
             std::iter::once(command.get_name().to_owned()).chain(nested)
         });
         let commands: Vec<_> = commands.collect();

@@ -12,6 +12,8 @@ pub(super) struct Facts {
     pub(super) now: i64,
     /// Whether the one who asks is root.
     pub(super) root: bool,
+    /// The capabilities of the one who asks, a bit each.
+    pub(super) own_capabilities: Option<u64>,
     pub(super) config: ConfigFacts,
     pub(super) socket: SocketFacts,
     pub(super) daemon: Option<DaemonFacts>,

@@ -36,7 +36,8 @@ const JOURNAL_BYTES_MAX: u64 = 64 << 20;
 
 /// Everything, for the daemon at `place` with what was read of its configuration.
 pub(super) fn gather(place: &Place, path: &Path, file: Result<Config, ConfigError>, now: i64) -> Facts {
-    let mut facts = Facts { now, root: geteuid().is_root(), ..Facts::default() };
+    let own_capabilities = process(std::process::id()).capabilities;
+    let mut facts = Facts { now, root: geteuid().is_root(), own_capabilities, ..Facts::default() };
     let file = file.unwrap_or_else(|error| {
         facts.config.problems = error.to_string().lines().map(str::to_owned).collect();
         Config::default()

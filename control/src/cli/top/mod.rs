@@ -164,6 +164,51 @@ fn press_of(key: KeyEvent) -> Option<Press> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::pty::{Winsize, openpty};
+    use nix::sys::termios::tcgetattr;
+    use std::fs::File;
+    use std::io::Read;
+    use std::process::{Command, Stdio};
+
+    const PANICS: &str = "GINNEL_TEST_TOP_PANICS";
+
+    /// The program of the next test; by itself it has nothing to do.
+    #[test]
+    fn being_a_program_that_panics() {
+        if std::env::var_os(PANICS).is_some() {
+            let mut screen = Screen::open().unwrap();
+            screen.terminal.draw(|_| panic!("on purpose")).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_panic_leaves_the_terminal_as_it_was() {
+        let size = Winsize { ws_col: 80, ws_row: 24, ws_xpixel: 0, ws_ypixel: 0 };
+        let ends = openpty(Some(&size), None).unwrap();
+        let before = tcgetattr(&ends.slave).unwrap();
+        let near = || Stdio::from(ends.slave.try_clone().unwrap());
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "cli::top::tests::being_a_program_that_panics", "--nocapture"]).env(PANICS, "1");
+        let mut child = command.stdin(near()).stdout(near()).stderr(near()).spawn().unwrap();
+        drop(command);
+        let mut terminal = File::from(ends.master);
+        let reading = std::thread::spawn(move || {
+            let (mut seen, mut piece) = (Vec::new(), [0; 4096]);
+            // The last end of the other side closes with an error.
+            while let Ok(count) = terminal.read(&mut piece) {
+                seen.extend_from_slice(&piece[..count]);
+            }
+            String::from_utf8_lossy(&seen).into_owned()
+        });
+        assert!(!child.wait().unwrap().success());
+        assert_eq!(tcgetattr(&ends.slave).unwrap(), before);
+        drop(ends.slave);
+        let seen = reading.join().unwrap();
+        let at = |what: &str| seen.find(what).unwrap_or_else(|| panic!("no {what:?} in {seen:?}"));
+        assert!(at("\x1b[?1049h") < at("\x1b[?1049l"), "{seen:?}");
+        // Where it can be read.
+        assert!(at("\x1b[?1049l") < at("on purpose"), "{seen:?}");
+    }
 
     #[test]
     fn keys() {

@@ -41,7 +41,7 @@ pub(super) const CHECKS: &[Check] = &[
     check("G015", "the daemon runs another version than this program", reach::versions_differ),
     check("G020", "`/dev/net/tun` is missing", host::tun_missing),
     check("G021", "`/dev/net/tun` may not be opened", host::tun_denied),
-    check("G022", "the daemon lacks `CAP_NET_ADMIN`", state::capability_missing),
+    check("G022", "the daemon lacks `CAP_NET_ADMIN`, or would if it were started here", state::capability_missing),
     check("G023", "the daemon is short of descriptors", state::descriptors_short),
     check("G030", "the data directory cannot be used", state::dir_unusable),
     check("G031", "data directory or key are open to others", state::dir_open),

@@ -7,13 +7,20 @@ use crate::cli::doctor::facts::{Facts, Holder, PortFacts, Reach};
 const NET_ADMIN: u32 = 12;
 
 pub(super) fn capability_missing(facts: &Facts) -> Vec<Finding> {
-    let Some(process) = &facts.process else { return Vec::new() };
-    let Some(capabilities) = process.capabilities else { return Vec::new() };
-    when(capabilities & (1 << NET_ADMIN) == 0, || {
-        Finding::error("the daemon may not change the network: it lacks CAP_NET_ADMIN")
-            .seen(format!("CapEff of {} (process {}) is {capabilities:016x}", process.name, process.pid))
-            .fix("systemctl edit ginneld: CapabilityBoundingSet=CAP_NET_ADMIN CAP_CHOWN; in a container --cap-add NET_ADMIN")
-    })
+    let lacks = |capabilities: &u64| capabilities & (1 << NET_ADMIN) == 0;
+    let Some(process) = &facts.process else {
+        // Root of a container may have less than a daemon started there needs.
+        let Some(own) = facts.own_capabilities.filter(|own| facts.root && lacks(own)) else { return Vec::new() };
+        let finding = Finding::error("root may not change the network here: a daemon could not either");
+        let finding = finding.seen(format!("CapEff of this process is {own:016x}, without CAP_NET_ADMIN"));
+        return vec![finding.fix("give the container --cap-add NET_ADMIN")];
+    };
+    let Some(capabilities) = process.capabilities.filter(lacks) else { return Vec::new() };
+    let finding = Finding::error("the daemon may not change the network: it lacks CAP_NET_ADMIN")
+        .seen(format!("CapEff of {} (process {}) is {capabilities:016x}", process.name, process.pid));
+    let fix =
+        "systemctl edit ginneld: CapabilityBoundingSet=CAP_NET_ADMIN CAP_CHOWN; in a container --cap-add NET_ADMIN";
+    vec![finding.fix(fix)]
 }
 
 pub(super) fn descriptors_short(facts: &Facts) -> Vec<Finding> {

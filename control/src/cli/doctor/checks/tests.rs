@@ -52,6 +52,7 @@ fn well() -> Facts {
     Facts {
         now: NOW,
         root: true,
+        own_capabilities: Some(u64::MAX),
         config: ConfigFacts { path: "/etc/c".into(), ..ConfigFacts::default() },
         socket: SocketFacts { path: "/run/s".into(), file: file(0o660), reach: Reach::Answered },
         daemon: Some(DaemonFacts { status, conditions: Vec::new(), service_links: Some(vec!["zlb-web".into()]) }),
@@ -216,6 +217,16 @@ fn a_user_who_may_not_see_who_holds_an_address_is_not_told_of_strangers() {
     let mut facts = Facts { root: false, ..well() };
     facts.ports[0].holder = Some(Holder::Unknown);
     assert_eq!(examine(&facts), []);
+}
+
+#[test]
+fn root_without_rights_is_told_where_no_daemon_runs() {
+    let mut facts = down(Reach::Missing);
+    facts.own_capabilities = Some(1);
+    let codes = |facts: &Facts| examine(facts).iter().map(|finding| finding.code).collect::<Vec<_>>();
+    assert_eq!(codes(&facts), ["G010", "G022"]);
+    facts.root = false;
+    assert_eq!(codes(&facts), ["G010"]);
 }
 
 #[test]
