@@ -205,7 +205,7 @@ mod tests {
         records.register("web.prod.local", ip("10.0.0.2")).unwrap();
         records.register("db.prod.local", ip("10.0.0.2")).unwrap();
         assert_eq!(addresses(&records, "web.prod.local").unwrap(), [ip("10.0.0.1"), ip("10.0.0.2")]);
-        assert_eq!(addresses(&records, "prod.local").unwrap(), []);
+        assert!(addresses(&records, "prod.local").unwrap().is_empty());
         assert_eq!((records.count(), records.names_of(ip("10.0.0.2")).unwrap().len()), (2, 2));
         records.unregister("web.prod.local", Some(ip("10.0.0.2"))).unwrap();
         assert_eq!(addresses(&records, "web.prod.local").unwrap(), [ip("10.0.0.1")]);
@@ -230,7 +230,7 @@ mod tests {
         records.register("a.b", ip("10.0.0.1")).unwrap();
         records.register("b", ip("10.0.0.2")).unwrap();
         records.unregister("b", None).unwrap();
-        assert_eq!(addresses(&records, "b").unwrap(), []);
+        assert!(addresses(&records, "b").unwrap().is_empty());
         records.register("b", ip("10.0.0.2")).unwrap();
         records.unregister("a.b", None).unwrap();
         assert_eq!(addresses(&records, "b").unwrap(), [ip("10.0.0.2")]);

@@ -25,17 +25,23 @@ pub enum ConditionCode {
     FirewallHindered,
     /// New connections are turned away because the process has no descriptor left.
     DescriptorsExhausted,
+    /// Names are not answered at the address of the subject.
+    DnsNotServed,
+    /// Names outside the overlay are not answered.
+    DnsUpstream,
 }
 
 impl ConditionCode {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::ConfigInvalid,
         Self::RestartNeeded,
         Self::ConnectionsFull,
         Self::FirewallFailed,
         Self::FirewallHindered,
         Self::DescriptorsExhausted,
+        Self::DnsNotServed,
+        Self::DnsUpstream,
     ];
 
     /// Its word on the wire.
@@ -48,6 +54,8 @@ impl ConditionCode {
             Self::FirewallFailed => "firewall_failed",
             Self::FirewallHindered => "firewall_hindered",
             Self::DescriptorsExhausted => "descriptors_exhausted",
+            Self::DnsNotServed => "dns_not_served",
+            Self::DnsUpstream => "dns_upstream",
         }
     }
 }
