@@ -56,9 +56,8 @@ fn main() -> std::io::Result<()> {
 /// Seconds that a thread of this process ran (proc(5), `schedstat`).
 fn thread_time(name: &str) -> Option<Duration> {
     let threads = fs::read_dir("/proc/self/task").ok()?.flatten();
-    let mut named = threads.filter(|thread| {
-        fs::read_to_string(thread.path().join("comm")).is_ok_and(|comm| comm.trim_end() == name)
-    });
+    let mut named = threads
+        .filter(|thread| fs::read_to_string(thread.path().join("comm")).is_ok_and(|comm| comm.trim_end() == name));
     let stat = fs::read_to_string(named.next()?.path().join("schedstat")).ok()?;
     Some(Duration::from_nanos(stat.split(' ').next()?.parse().ok()?))
 }

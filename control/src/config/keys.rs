@@ -321,7 +321,9 @@ fn record(value: Value<'_, '_>) -> Result<StaticRecord, Complaint> {
 /// An address that is one, and not all.
 fn own_address(value: Value<'_, '_>) -> Result<SocketAddr, Complaint> {
     match address(value, 53)? {
-        all if all.ip().is_unspecified() => complaint(value, "names are answered at addresses of their own, not at all there are"),
+        all if all.ip().is_unspecified() => {
+            complaint(value, "names are answered at addresses of their own, not at all there are")
+        }
         one => Ok(one),
     }
 }

@@ -1,9 +1,7 @@
 //! What upstreams answered, for as long as they said. Bounded: where it is full, the oldest goes.
 
 use super::answer::Asked;
-use super::config::{
-    CACHED_BYTES_MAX, CACHED_FAILURE_SECS, CACHED_MAX, CACHED_NEGATIVE_SECS_MAX, CACHED_SECS_MAX,
-};
+use super::config::{CACHED_BYTES_MAX, CACHED_FAILURE_SECS, CACHED_MAX, CACHED_NEGATIVE_SECS_MAX, CACHED_SECS_MAX};
 use super::name::NameKey;
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{RData, Record};
@@ -101,7 +99,9 @@ fn lifetime(message: &Message) -> u32 {
             });
             says.unwrap_or(0).min(CACHED_NEGATIVE_SECS_MAX)
         }
-        ResponseCode::NoError => message.answers.iter().map(|record| record.ttl).min().unwrap_or(0).min(CACHED_SECS_MAX),
+        ResponseCode::NoError => {
+            message.answers.iter().map(|record| record.ttl).min().unwrap_or(0).min(CACHED_SECS_MAX)
+        }
         _ => 0,
     }
 }

@@ -184,7 +184,9 @@ mod tests {
         let record = StaticRecord::parse(&format!("a.local TXT \"{long} v=1\"")).unwrap();
         let StaticData::Text(pieces) = record.data else { panic!("no text") };
         assert_eq!(pieces.iter().map(String::len).collect::<Vec<_>>(), [254, 150]);
-        for bad in ["", "a", "a SRV 1 2 3", "a SRV 1 2 70000 b", "a SRV 1 2 3 -b", "a A 10.0.0.1", "-a TXT x", "a TXT x\ty"] {
+        for bad in
+            ["", "a", "a SRV 1 2 3", "a SRV 1 2 70000 b", "a SRV 1 2 3 -b", "a A 10.0.0.1", "-a TXT x", "a TXT x\ty"]
+        {
             assert!(StaticRecord::parse(bad).is_err(), "{bad}");
         }
     }

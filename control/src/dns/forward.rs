@@ -145,7 +145,8 @@ impl Forwarder {
         }
         let answer = Arc::new(found.unwrap_or_else(|| Answer::failure(Instant::now())));
         let mut state = self.state();
-        state.unanswered = if answer.is_failure() && !servers.is_empty() { state.unanswered.saturating_add(1) } else { 0 };
+        state.unanswered =
+            if answer.is_failure() && !servers.is_empty() { state.unanswered.saturating_add(1) } else { 0 };
         state.cache.put(key.clone(), answer.clone());
         state.in_flight.remove(key);
         answer

@@ -102,7 +102,8 @@ mod tests {
 
     #[test]
     fn addresses_are_read_and_compared() {
-        let line = "  50: 0100007F:0035 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 77 2 0 0";
+        let line =
+            "  50: 0100007F:0035 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 77 2 0 0";
         assert_eq!(entry(line, false), Some(("127.0.0.1:53".parse().unwrap(), 77)));
         assert_eq!(entry("  sl  local_address rem_address", false), None);
         let at = |text: &str| text.parse::<SocketAddr>().unwrap();

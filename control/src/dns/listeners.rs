@@ -43,7 +43,8 @@ impl Core {
     /// Tries again what could not be had.
     pub(super) fn try_again(self: &Arc<Self>, runtime: &Handle) {
         let mut listeners = self.listeners();
-        let down: Vec<_> = listeners.iter().filter(|(_, one)| matches!(one, Listener::Down(_))).map(|(at, _)| *at).collect();
+        let down: Vec<_> =
+            listeners.iter().filter(|(_, one)| matches!(one, Listener::Down(_))).map(|(at, _)| *at).collect();
         for at in &down {
             self.listen(&mut listeners, *at, runtime);
         }

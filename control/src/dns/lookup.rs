@@ -113,7 +113,8 @@ fn reverse(records: &Records, clients: &Clients, key: &[u8], name: &Name) -> Opt
     let asked = name.parse_arpa_name().ok()?;
     let whole = asked.prefix_len() == asked.max_prefix_len();
     let names = whole.then(|| records.names_of(asked.addr())).flatten();
-    let zone = || clients.network_of(asked.addr()).map_or_else(|| name.clone(), |network| zone_of_network(name, network));
+    let zone =
+        || clients.network_of(asked.addr()).map_or_else(|| name.clone(), |network| zone_of_network(name, network));
     match names {
         Some(names) => Some(Decision::Reverse(names, zone())),
         None if !clients.are_ours(&asked) => None,

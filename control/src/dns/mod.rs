@@ -31,9 +31,7 @@ mod shards;
 mod stream;
 mod upstreams;
 
-pub use config::{
-    DEFAULT_NEGATIVE_TTL_SECS, DEFAULT_TTL_SECS, DEFAULT_ZONES, DnsConfig, StaticData, StaticRecord,
-};
+pub use config::{DEFAULT_NEGATIVE_TTL_SECS, DEFAULT_TTL_SECS, DEFAULT_ZONES, DnsConfig, StaticData, StaticRecord};
 pub use holder::Holder;
 pub use name::{NameFault, canonical};
 pub use problem::Problem;

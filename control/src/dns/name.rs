@@ -70,7 +70,9 @@ impl NameKey {
     fn push(&mut self, label: &[u8]) {
         // A parsed name is never longer than the array; its labels are never longer than their length byte can say.
         let end = self.length + 1 + label.len();
-        let (Some(place), Ok(length)) = (self.bytes.get_mut(self.length..end), u8::try_from(label.len())) else { return };
+        let (Some(place), Ok(length)) = (self.bytes.get_mut(self.length..end), u8::try_from(label.len())) else {
+            return;
+        };
         place[0] = length;
         place[1..].copy_from_slice(label);
         place[1..].make_ascii_lowercase();

@@ -51,7 +51,9 @@ impl Problem {
     #[must_use]
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::Taken { .. } => "end the other server or let it listen at addresses of its own; it is tried again every second",
+            Self::Taken { .. } => {
+                "end the other server or let it listen at addresses of its own; it is tried again every second"
+            }
             Self::Absent { .. } => "it is tried again every second; if it is one of dns.listen, give it to the host",
             Self::Unavailable { .. } => "ports below 1024 need CAP_NET_BIND_SERVICE; it is tried again every second",
             Self::NoUpstream => "name a server in dns.upstreams or /etc/resolv.conf",
@@ -64,7 +66,9 @@ impl Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Taken { at, holder: Some(holder) } => write!(f, "names are not answered at {at}: {holder} is in the way"),
+            Self::Taken { at, holder: Some(holder) } => {
+                write!(f, "names are not answered at {at}: {holder} is in the way")
+            }
             Self::Taken { at, holder: None } => write!(f, "names are not answered at {at}: the port is taken"),
             Self::Absent { at } => write!(f, "names are not answered at {at}: the host has no such address"),
             Self::Unavailable { at, reason } => write!(f, "names are not answered at {at}: {reason}"),

@@ -59,12 +59,7 @@ async fn converse(core: Arc<Core>, stream: TcpStream, way: Way, _place: Place) {
     }
 }
 
-async fn read(
-    core: &Arc<Core>,
-    mut reader: OwnedReadHalf,
-    way: Way,
-    answers: mpsc::Sender<Vec<u8>>,
-) -> io::Result<()> {
+async fn read(core: &Arc<Core>, mut reader: OwnedReadHalf, way: Way, answers: mpsc::Sender<Vec<u8>>) -> io::Result<()> {
     let places = Arc::new(Semaphore::new(PIPELINED_MAX));
     loop {
         let mut query = {

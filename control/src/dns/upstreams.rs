@@ -123,7 +123,9 @@ mod tests {
         let server = |last| SocketAddr::from(([10, 0, 0, last], 53));
         let split = [("example".into(), vec![server(1)]), ("in.example".into(), vec![server(2)])];
         let upstreams = Upstreams::new(vec![server(9)], &split);
-        for (name, last) in [("a.example", 1), ("example", 1), ("x.in.example", 2), ("xin.example", 1), ("example.org", 9)] {
+        for (name, last) in
+            [("a.example", 1), ("example", 1), ("x.in.example", 2), ("xin.example", 1), ("example.org", 9)]
+        {
             assert_eq!(upstreams.servers(&NameKey::of(&absolute(name))), [server(last)], "{name}");
         }
     }

@@ -7,8 +7,8 @@ use super::device::DeviceMaker;
 use super::dispatch::Node;
 use super::error::NodeError;
 use super::host::Host;
-use super::naming::Naming;
 use super::name::interface_name;
+use super::naming::Naming;
 use crate::firewall::{
     Change, Clients, Container, ContainerLink, Desired, Listen, NetworkId, Protocol, Role, Service as HostService,
 };

@@ -88,7 +88,11 @@ fn containers_find_each_other_by_name() {
         world.a.attach(&fenced, "job", json!({"isolation_network": "red"}));
         let ip_far = world.b.attach(&far, "db", fields());
         let (at, at_far) = (gateway(&mut world.a, "web"), gateway(&mut world.b, "db"));
-        let both = { let mut both = vec![ip_one, ip_two]; both.sort(); both };
+        let both = {
+            let mut both = vec![ip_one, ip_two];
+            both.sort();
+            both
+        };
 
         // Whatever was answered over IPC is answered to containers, the first time they ask.
         let from_one = |name: &str| asked(one.netns(), at, name).expect("no answer");
