@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod demo;
+pub mod dns;
 pub mod firewall;
 mod flags;
 pub mod host;

@@ -174,6 +174,7 @@ async fn live<M: DeviceMaker, H: Host>(
         tuning: setup.tuning.clone(),
         events: hub.clone(),
         board: board.clone(),
+        naming: setup.dns.as_ref().and_then(setup::DnsSetup::start),
         ..NodeOptions::new(&setup.state_dir)
     };
     let node = tokio::select! {
