@@ -3,7 +3,7 @@
 //! ```text
 //!                          response to our initiation
 //!                   ┌───────────────────────────────────────────┐
-//! handshake ──► next ──first packet from the peer──► current ──► past (2) ──180 s──► gone
+//! handshake ──► next ──first packet from the peer──► current ──► past (3) ──180 s──► gone
 //!           we answered                              seals       opens what is still under way
 //! ```
 //! Who answers does not know whether the answer arrived, so it seals with the new keys only after a packet was sealed with
@@ -36,6 +36,10 @@ use std::time::Duration;
 const INITIATION_EVERY: Duration = Duration::from_millis(20);
 const INITIATION_BURST: u32 = 20;
 
+/// Sessions kept to receive. Where both ends begin at once there are two new ones each time, and what is under way is sealed
+/// with the keys of either of the last pair.
+const PAST: usize = 3;
+
 /// One who only receives asks for new keys when those there are have no more than this left (paper, section 6.2).
 const LAST_MOMENT: Duration =
     Duration::from_secs(REJECT_AFTER_TIME.as_secs() - KEEPALIVE_TIMEOUT.as_secs() - REKEY_TIMEOUT.as_secs());
@@ -52,7 +56,7 @@ pub struct Core<A> {
     begun: Option<Box<(u32, Begun)>>,
     current: Option<Box<Session<A>>>,
     next: Option<Box<Session<A>>>,
-    past: [Option<Box<Session<A>>>; 2],
+    past: [Option<Box<Session<A>>>; PAST],
     /// Stamp of the last initiation accepted.
     heard: Stamp,
     heard_rate: Rate,
@@ -63,8 +67,7 @@ pub struct Core<A> {
 
 impl<A: Aead> Core<A> {
     fn sessions(&mut self) -> impl Iterator<Item = &mut Box<Session<A>>> {
-        let [newer, older] = &mut self.past;
-        [&mut self.current, &mut self.next, newer, older].into_iter().flatten()
+        [&mut self.current, &mut self.next].into_iter().chain(&mut self.past).flatten()
     }
 
     /// A session index that no session and no handshake uses.
@@ -201,8 +204,7 @@ impl<A: Aead> Core<A> {
 
     /// Wipes the keys that are dead.
     fn bury(&mut self, now: Tick) {
-        let [newer, older] = &mut self.past;
-        for session in [&mut self.current, &mut self.next, newer, older] {
+        for session in [&mut self.current, &mut self.next].into_iter().chain(&mut self.past) {
             session.take_if(|session| !session.alive(now));
         }
     }
@@ -256,7 +258,7 @@ impl<A: Aead> Noise for Core<A> {
             begun: None,
             current: None,
             next: None,
-            past: [None, None],
+            past: [const { None }; PAST],
             heard: Stamp::default(),
             heard_rate: Rate::default(),
             cookie: Jar::default(),
@@ -412,8 +414,7 @@ impl<A: Aead> Noise for Core<A> {
     }
 
     fn due(&self) -> Option<Tick> {
-        let [newer, older] = &self.past;
-        let sessions = [&self.current, &self.next, newer, older].into_iter().flatten();
+        let sessions = [&self.current, &self.next].into_iter().chain(&self.past).flatten();
         sessions.map(|session| session.end()).chain(self.timers.next()).min()
     }
 }

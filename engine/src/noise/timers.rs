@@ -76,11 +76,6 @@ impl Timers {
         self.asked = None;
     }
 
-    /// Whether a handshake is under way.
-    pub fn asking(&self) -> bool {
-        self.asking.is_some()
-    }
-
     /// An authenticated message was sent.
     pub fn sent(&mut self) {
         self.keepalive = None;
@@ -168,7 +163,7 @@ mod tests {
                 }
             }
             assert_eq!(asked.len(), 18);
-            assert!(timers.next().is_none() && !timers.asking());
+            assert!(timers.next().is_none());
         }
     }
 
@@ -182,7 +177,7 @@ mod tests {
         }
         let last = timers.asked.unwrap();
         let now = at(90_001);
-        assert!(now.since(last) < REKEY_TIMEOUT && !timers.ask(now) && timers.asking());
+        assert!(now.since(last) < REKEY_TIMEOUT && !timers.ask(now));
         assert_eq!(timers.next(), Some(last + REKEY_TIMEOUT));
         assert_eq!(timers.take(last + REKEY_TIMEOUT), Some(Due::Ask));
         // Unless the last one came to something.
