@@ -28,3 +28,6 @@ mod timers;
 pub use aead::{Aead, Ring};
 pub use identity::Identity;
 pub use peer::Core;
+
+#[cfg(test)]
+mod tests;

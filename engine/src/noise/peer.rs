@@ -66,7 +66,7 @@ pub struct Core<A> {
 }
 
 impl<A: Aead> Core<A> {
-    fn sessions(&mut self) -> impl Iterator<Item = &mut Box<Session<A>>> {
+    pub(super) fn sessions(&mut self) -> impl Iterator<Item = &mut Box<Session<A>>> {
         [&mut self.current, &mut self.next].into_iter().chain(&mut self.past).flatten()
     }
 
