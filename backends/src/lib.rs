@@ -14,6 +14,8 @@ pub mod backend;
 pub mod conformance;
 pub mod device;
 pub mod fault;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod linux;
 pub mod mem;
 mod runtime;

@@ -10,6 +10,8 @@ pub mod daemon;
 pub mod demo;
 pub mod firewall;
 mod flags;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod host;
 pub mod ipam;
 pub mod ipc;
@@ -19,7 +21,7 @@ pub mod node;
 mod private_file;
 mod socket_file;
 pub mod state;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 mod temp_dir;
 pub mod uapi;
 mod utc;
