@@ -1,9 +1,8 @@
 //! What fuzz targets need of the control side and nobody else: a connection to a whole node over doubles, and the pen of the
 //! state journal. Behind the feature `fuzzing`, which adds this module and what it shows, and changes nothing.
 
-pub use crate::ipc::wire::{ACCEPTED, EXAMPLES};
-
 use crate::ipc::server::serve_one;
+use crate::ipc::wire::{ACCEPTED, EXAMPLES};
 use crate::node::fake::Lab;
 use crate::node::{Node, NodeOptions};
 use crate::state::Tables;
@@ -11,6 +10,12 @@ use crate::state::journal::{checksum, write_snapshot};
 use crate::temp_dir::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
+
+/// Every frame that the contract shows as an example.
+#[must_use]
+pub fn examples() -> Vec<&'static str> {
+    EXAMPLES.iter().chain(ACCEPTED).copied().collect()
+}
 
 /// What came of a connection.
 #[derive(Debug)]

@@ -10,7 +10,7 @@
 use ginnel_backends::fuzzing::write_virtio_header;
 use ginnel_backends::mem::packet::{self, Flow};
 use ginnel_control::config;
-use ginnel_control::fuzzing::{ACCEPTED, EXAMPLES, converse};
+use ginnel_control::fuzzing::{converse, examples};
 use std::error::Error;
 use std::fs;
 use std::path::Path;
@@ -108,12 +108,7 @@ fn journals() -> Seeds {
 
 /// Requests that lead somewhere in a node without a kernel.
 fn useful_requests() -> Vec<&'static str> {
-    EXAMPLES
-        .iter()
-        .chain(ACCEPTED)
-        .copied()
-        .filter(|line| line.contains("\"request\"") && !line.contains("shutdown"))
-        .collect()
+    examples().into_iter().filter(|line| line.contains("\"request\"") && !line.contains("shutdown")).collect()
 }
 
 fn frames(lines: &[&str]) -> Vec<u8> {
