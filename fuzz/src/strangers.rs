@@ -1,7 +1,7 @@
 //! Datagrams of anybody into a whole engine of two workers with the real cipher, which has a session with a real peer: bytes
 //! of any kind, and what was overheard of the session, changed or again.
 
-use crate::engine::{Engine, key, outside, public_key};
+use crate::engine::{Engine, key, outside};
 use crate::input::Input;
 use ginnel_backends::mem::{Way, packet};
 use ginnel_engine::command::Operation;
