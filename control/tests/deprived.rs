@@ -141,7 +141,7 @@ fn without_bpf_packets_are_steered_by_the_kernel_alone() {
         assert!(offloads.contains("tun_steering"), "{offloads}");
         let key = "CQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQk=";
         let endpoint = "192.0.2.1:51420".parse().unwrap();
-        orchestrator.add_peer(key, endpoint, "10.200.9.0/28".parse().unwrap(), 25).unwrap();
+        orchestrator.add_peer(key, endpoint, &["10.200.9.0/28".parse().unwrap()], 25).unwrap();
         orchestrator.call(Request::RemovePeer { pubkey: key.into(), scope: PeerScope::Global }).unwrap();
     });
 }
