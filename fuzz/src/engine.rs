@@ -6,6 +6,8 @@ use ginnel_engine::drops::DropReason;
 use ginnel_engine::event::Event;
 use ginnel_engine::key::{PrivateKey, PublicKey};
 use ginnel_engine::limits::{COMMANDS_QUEUED_MAX, EVENTS_QUEUED_MAX};
+use ginnel_engine::noise::random::Seed;
+use ginnel_engine::noise::stamp::Stamps;
 use ginnel_engine::peer::PeerRef;
 use ginnel_engine::peer::noise::Noise;
 use ginnel_engine::port::{Offloads, UnitMeta};
@@ -57,6 +59,7 @@ impl<N: Noise> Engine<N> {
     /// Party `n` with `workers` workers and neither identity nor peers.
     pub(crate) fn new(n: u8, workers: u32, offloads: &Arc<Offloads>) -> Self {
         let mail = Mail::new(workers);
+        let stamps = Arc::new(Stamps::new(0));
         let (tell, heard) = sync_channel(EVENTS_QUEUED_MAX);
         let mut engine = Self {
             workers: Vec::new(),
@@ -73,7 +76,8 @@ impl<N: Noise> Engine<N> {
             let wiring = Wiring {
                 worker,
                 workers,
-                seed: (u64::from(n) << 32) | u64::from(worker),
+                seed: Seed::new([n; 32]),
+                stamps: stamps.clone(),
                 commands: orders,
                 events: tell.clone(),
                 mail: mail.clone(),

@@ -7,7 +7,7 @@ use ginnel_backends::mem::{Way, packet};
 use ginnel_engine::command::Operation;
 use ginnel_engine::event::Event;
 use ginnel_engine::frame::Ecn;
-use ginnel_engine::peer::boringtun::Boringtun as Cipher;
+use ginnel_engine::noise::{Core, Ring};
 use ginnel_engine::port::{Offloads, UnitMeta};
 use ginnel_engine::wire::message::{COOKIE_BYTES, Message};
 use std::net::SocketAddr;
@@ -83,7 +83,7 @@ pub fn run(bytes: &[u8]) {
 }
 
 /// Two engines with a session between them; what the first is to be sent by the second.
-fn session() -> (Engine<Cipher>, Vec<Vec<u8>>) {
+fn session() -> (Engine<Core<Ring>>, Vec<Vec<u8>>) {
     let offloads = Arc::new(Offloads::default());
     let mut us = Engine::new(US, 2, &offloads);
     let mut peer = Engine::new(PEER, 1, &offloads);
@@ -107,7 +107,7 @@ fn session() -> (Engine<Cipher>, Vec<Vec<u8>>) {
     (us, heard)
 }
 
-fn carry(from: &mut Engine<Cipher>, to: &mut Engine<Cipher>) {
+fn carry(from: &mut Engine<Core<Ring>>, to: &mut Engine<Core<Ring>>) {
     from.settle();
     for (way, datagram) in from.departed() {
         to.arrive(0, way, &datagram);
@@ -126,7 +126,7 @@ fn inside(n: u8) -> SocketAddr {
 }
 
 /// The numbers of the packets that arrived.
-fn received(engine: &mut Engine<Cipher>) -> Vec<usize> {
+fn received(engine: &mut Engine<Core<Ring>>) -> Vec<usize> {
     let units = engine.delivered();
     let packets = units.iter().flat_map(|(meta, unit)| packet::cut(unit, meta));
     let number = |packet: Vec<u8>| {

@@ -13,14 +13,21 @@
 
 use ginnel_engine::drops::DropReason;
 use ginnel_engine::key::{PresharedKey, PrivateKey, PublicKey};
+use ginnel_engine::noise::random::{Random, Seed};
+use ginnel_engine::noise::stamp::Stamps;
 use ginnel_engine::offload::Plaintexts;
 use ginnel_engine::peer::noise::{Arrival, Departure, Handshake, Noise, Pulse, SessionBase};
+use ginnel_engine::tick::Tick;
 use ginnel_engine::wire::message::{
     COOKIE_BYTES, DATA_HEADER_BYTES, DATA_OVERHEAD, INITIATION_BYTES, Message, RESPONSE_BYTES,
 };
 use std::cell::RefCell;
-use std::net::IpAddr;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
+
+/// How long an initiation waits for its answer (paper, section 6.1).
+const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the toy did in this thread since it was last asked: the engine has no counter for what is neither delivered nor
 /// dropped.
@@ -53,8 +60,11 @@ pub(crate) struct Toy {
     own: PublicKey,
     index: u32,
     theirs: Option<u32>,
-    asking: bool,
     counter: u64,
+    /// When to ask again.
+    due: Option<Tick>,
+    /// We answered, and nothing was received since.
+    answered: bool,
 }
 
 /// What a message tells the cipher to find.
@@ -83,19 +93,25 @@ impl Toy {
 impl Noise for Toy {
     type Identity = PublicKey;
 
-    const PULSE: Duration = Duration::from_millis(250);
+    const CIPHER: &'static str = "none";
 
-    fn identity(key: &PrivateKey) -> PublicKey {
+    fn identity(key: &PrivateKey, _: &Seed, _: Random, _: &Arc<Stamps>) -> PublicKey {
         key.public()
     }
 
-    fn new(identity: &PublicKey, peer: &PublicKey, _: Option<&PresharedKey>, base: SessionBase) -> Self {
+    fn new(identity: &mut PublicKey, peer: &PublicKey, _: Option<&PresharedKey>, base: SessionBase) -> Self {
         let index = base.0 << 8;
         DEEDS.with_borrow_mut(|deeds| deeds.indices.push((*peer, index)));
-        Self { own: *identity, index, theirs: None, asking: false, counter: 0 }
+        Self { own: *identity, index, theirs: None, counter: 0, due: None, answered: false }
     }
 
-    fn screen(_: &PublicKey, _: IpAddr, message: &[u8], reply: &mut [u8; 64]) -> Result<usize, DropReason> {
+    fn screen(
+        _: &mut PublicKey,
+        _: Tick,
+        _: SocketAddr,
+        message: &[u8],
+        reply: &mut [u8; COOKIE_BYTES],
+    ) -> Result<usize, DropReason> {
         match verdict(message) {
             1 => Err(DropReason::InboundBadMac),
             3 => {
@@ -111,15 +127,17 @@ impl Noise for Toy {
         message.get(8..).and_then(<[u8]>::first_chunk).copied().map(PublicKey)
     }
 
-    fn refresh(_: &PublicKey) {}
+    fn set_preshared(&mut self, preshared: Option<&PresharedKey>) -> bool {
+        preshared.is_some() && self.theirs.is_some()
+    }
 
-    fn ready(&self) -> bool {
+    fn ready(&self, _: Tick) -> bool {
         self.theirs.is_some()
     }
 
-    fn seal(&mut self, packets: &mut impl Plaintexts, departure: &mut impl Departure) {
+    fn seal(&mut self, now: Tick, packets: &mut impl Plaintexts, departure: &mut impl Departure) {
         let Some(receiver) = self.theirs else {
-            return self.initiate(departure);
+            return self.initiate(now, departure);
         };
         while let Some(packet) = packets.next() {
             if packet.len() + DATA_OVERHEAD > ginnel_engine::limits::TRAIN_BYTES_MAX {
@@ -130,19 +148,21 @@ impl Noise for Toy {
         }
     }
 
-    fn keepalive(&mut self, departure: &mut impl Departure) {
+    fn keepalive(&mut self, now: Tick, departure: &mut impl Departure) {
         match self.theirs {
             Some(receiver) => self.seal_one(receiver, &[], departure),
-            None => self.initiate(departure),
+            None => self.initiate(now, departure),
         }
     }
 
-    fn open(&mut self, arrival: &mut impl Arrival) {
+    fn open(&mut self, _: Tick, _: u32, arrival: &mut impl Arrival) -> bool {
+        let mut opened = false;
         while let Some((datagram, room)) = arrival.next() {
             match verdict(datagram) {
                 1 => arrival.dropped(DropReason::InboundUnauthentic),
                 2 => arrival.dropped(DropReason::InboundReplayed),
                 _ => {
+                    opened = true;
                     let sealed = &datagram[DATA_HEADER_BYTES..datagram.len() - (DATA_OVERHEAD - DATA_HEADER_BYTES)];
                     room[..sealed.len()].copy_from_slice(sealed);
                     if sealed.is_empty() {
@@ -153,13 +173,14 @@ impl Noise for Toy {
                 }
             }
         }
+        opened && std::mem::take(&mut self.answered)
     }
 
-    fn confirmed(&mut self, _: &mut impl Departure) {}
+    fn confirmed(&mut self, _: Tick, _: &mut impl Departure) {}
 
     fn handshake(
         &mut self,
-        _: IpAddr,
+        now: Tick,
         message: &[u8],
         departure: &mut impl Departure,
     ) -> Result<Handshake, DropReason> {
@@ -170,6 +191,7 @@ impl Noise for Toy {
         match Message::classify(message) {
             Message::Initiation => {
                 self.theirs = Some(index_at(message, 4));
+                self.answered = true;
                 let slot = &mut departure.slot(RESPONSE_BYTES)[..RESPONSE_BYTES];
                 slot.fill(0);
                 slot[0] = 2;
@@ -180,16 +202,16 @@ impl Noise for Toy {
             }
             Message::Response { .. } => {
                 self.theirs = Some(index_at(message, 4));
-                self.asking = false;
-                self.keepalive(departure);
+                self.due = None;
+                self.keepalive(now, departure);
                 Ok(Handshake::Completed)
             }
             _ => Ok(Handshake::Continues),
         }
     }
 
-    fn initiate(&mut self, departure: &mut impl Departure) {
-        self.asking = true;
+    fn initiate(&mut self, now: Tick, departure: &mut impl Departure) {
+        self.due = Some(now + REKEY_TIMEOUT);
         let slot = &mut departure.slot(INITIATION_BYTES)[..INITIATION_BYTES];
         slot.fill(0);
         slot[0] = 1;
@@ -198,11 +220,20 @@ impl Noise for Toy {
         departure.push(INITIATION_BYTES);
     }
 
-    fn pulse(&mut self, _: &mut impl Departure) -> Pulse {
-        match (self.asking, self.theirs) {
-            (true, _) => Pulse::Asking,
-            (false, Some(_)) => Pulse::Keyed,
-            (false, None) => Pulse::Dormant,
+    fn pulse(&mut self, now: Tick, departure: &mut impl Departure) -> Pulse {
+        if self.due.take_if(|due| *due <= now).is_none() {
+            return Pulse::Fine;
         }
+        // Every other time the other side is given up.
+        self.counter += 1;
+        if self.counter % 2 == 0 {
+            return Pulse::Abandoned;
+        }
+        self.initiate(now, departure);
+        Pulse::Fine
+    }
+
+    fn due(&self) -> Option<Tick> {
+        self.due
     }
 }
