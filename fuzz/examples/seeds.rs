@@ -18,11 +18,12 @@ use std::path::Path;
 type Seeds = Vec<(String, Vec<u8>)>;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let corpora: [(&str, Seeds); 9] = [
+    let corpora: [(&str, Seeds); 10] = [
         ("config", configurations()),
         ("journal", journals()),
         ("members", members()),
         ("merging", mergings()),
+        ("names", names()),
         ("orders", orders()),
         ("routes", routes()),
         ("strangers", strangers()),
@@ -150,6 +151,58 @@ fn orders() -> Seeds {
     seeds.push(text("mistakes", "{\"frame\":\"request\",\"id\":3,\"request\":{\"op\":\"fly\"}}\n{\"frame\":\"request\",\"id\":4,\"request\":{\"op\":\"release_ip\"}}\n[\"request\",1,{\"op\":\"status\"}]\n{\"frame\":\"event\"}\n{}"));
     seeds.push(("raw".into(), [&[0], &frames(&requests)[..]].concat()));
     seeds.push(("raw-too-long".into(), b"\0\xff\xff\xff\xff{".to_vec()));
+    seeds
+}
+
+/// Queries as resolvers send them, with and without EDNS, and what is none.
+fn names() -> Seeds {
+    let query = |name: &str, kind: u16, edns: Option<u16>| {
+        let mut bytes = vec![0, 0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, u8::from(edns.is_some())];
+        for label in name.split('.') {
+            bytes.push(u8::try_from(label.len()).unwrap_or(63));
+            bytes.extend(label.bytes());
+        }
+        bytes.push(0);
+        bytes.extend(kind.to_be_bytes());
+        bytes.extend([0, 1]);
+        if let Some(room) = edns {
+            bytes.extend([0, 0, 41]);
+            bytes.extend(room.to_be_bytes());
+            bytes.extend([0; 6]);
+        }
+        bytes
+    };
+    let asked = [
+        ("web.internal", 1),
+        ("web.internal", 28),
+        ("WEB.Internal", 255),
+        ("many.internal", 1),
+        ("db", 1),
+        ("nobody.internal", 1),
+        ("internal", 6),
+        ("_web._tcp.internal", 33),
+        ("note.internal", 16),
+        ("2.0.200.10.in-addr.arpa", 12),
+        ("example.com", 1),
+        ("localhost", 1),
+    ];
+    let mut seeds = Seeds::new();
+    for (name, kind) in asked {
+        seeds.push((format!("{}-{kind}", name.to_lowercase()), query(name, kind, None)));
+        seeds.push((format!("{}-{kind}-edns", name.to_lowercase()), query(name, kind, Some(1_232))));
+    }
+    let mut foreign = query("web.internal", 1, None);
+    foreign[0] = 1;
+    seeds.push(("foreign-client".into(), foreign));
+    let mut answer = query("web.internal", 1, None);
+    answer[3] |= 0x80;
+    seeds.push(("an-answer".into(), answer));
+    let mut update = query("web.internal", 1, None);
+    update[3] |= 5 << 3;
+    seeds.push(("an-update".into(), update));
+    let whole = query("web.internal", 1, Some(512));
+    seeds.push(("cut".into(), whole[..20].to_vec()));
+    seeds.push(("pointing-at-itself".into(), [&whole[..13], &[0xc0, 12, 0, 1, 0, 1]].concat()));
     seeds
 }
 

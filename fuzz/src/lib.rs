@@ -7,6 +7,7 @@
 //! | [`members`] | a peer, behind a cipher that obeys them | sources are checked, every datagram is accounted for |
 //! | [`superpackets`] | the TUN, virtio headers included | what is cut is sealed, what is sealed arrives |
 //! | [`merging`] | flows as the kernel has them | cut is what the naive twin says, merging is its inverse |
+//! | [`names`] | whoever reaches the name server | an answer has the number of its query, and no more bytes than were asked for |
 //! | [`routes`] | who configures peers | the table answers like a list, and is sound |
 //! | [`orders`] | a caller on the IPC socket | an answer for each request, in order; the journal stays sound |
 //! | [`uapi`] | `wg` | what is printed reads back; what workers are told adds up to the state |
@@ -19,6 +20,7 @@ mod input;
 pub mod journal;
 pub mod members;
 pub mod merging;
+pub mod names;
 pub mod orders;
 pub mod routes;
 pub mod strangers;
@@ -30,11 +32,12 @@ pub mod uapi;
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is that of its program, its corpus and its dictionary.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("config", config::run),
     ("journal", journal::run),
     ("members", members::run),
     ("merging", merging::run),
+    ("names", names::run),
     ("orders", orders::run),
     ("routes", routes::run),
     ("strangers", strangers::run),
