@@ -29,11 +29,13 @@ pub enum ConditionCode {
     DnsNotServed,
     /// Names outside the overlay are not answered.
     DnsUpstream,
+    /// Metrics are not served, because the address they are to be served at cannot be had.
+    MetricsFailed,
 }
 
 impl ConditionCode {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::ConfigInvalid,
         Self::RestartNeeded,
         Self::ConnectionsFull,
@@ -42,6 +44,7 @@ impl ConditionCode {
         Self::DescriptorsExhausted,
         Self::DnsNotServed,
         Self::DnsUpstream,
+        Self::MetricsFailed,
     ];
 
     /// Its word on the wire.
@@ -56,6 +59,7 @@ impl ConditionCode {
             Self::DescriptorsExhausted => "descriptors_exhausted",
             Self::DnsNotServed => "dns_not_served",
             Self::DnsUpstream => "dns_upstream",
+            Self::MetricsFailed => "metrics_failed",
         }
     }
 }
