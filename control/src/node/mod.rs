@@ -57,7 +57,8 @@ mod services;
 mod settings;
 mod status;
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(not(test), expect(dead_code, reason = "fuzz targets turn few of the knobs that tests do"))]
 pub(crate) mod fake;
 #[cfg(test)]
 mod tests;

@@ -23,10 +23,10 @@ mod session;
 mod status;
 mod sync;
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 mod examples;
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use examples::{ACCEPTED, EXAMPLES};
 
 pub use attach::{

@@ -1,0 +1,18 @@
+//! Which cipher a device uses: the fastest one that the processor can run, chosen once when the device is opened, so that
+//! nothing is asked per packet.
+
+use ginnel_engine::noise::{Aead, Ring};
+
+/// What is to be made with a cipher, whichever it is.
+pub trait WithCipher {
+    /// What is made.
+    type Made;
+
+    /// Makes it.
+    fn with<A: Aead>(self) -> Self::Made;
+}
+
+/// Makes something with the fastest cipher of this processor.
+pub fn with_fastest<W: WithCipher>(make: W) -> W::Made {
+    make.with::<Ring>()
+}
