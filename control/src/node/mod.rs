@@ -5,6 +5,7 @@
 //!               │                          ├──────► Host            addresses, routes, bridges
 //!               │                          └─ PeerBook, Care        who is in it, and how they are
 //!               ├─ addresses ─────────────► AddressBook (ipam)
+//!               ├─ names ─────────────────► DnsServer (dns)
 //!               └─ everything ────────────► Store (state)           on disk before it is anywhere else
 //! ```
 //!
@@ -46,6 +47,7 @@ mod members;
 mod mtu;
 mod name;
 mod names;
+mod naming;
 mod orders;
 mod overlay;
 mod peers;
@@ -64,11 +66,14 @@ pub use address::{DEFAULT_CLUSTER, Plan};
 pub use device::{DeviceMaker, OverlayDevice};
 pub use dispatch::Node;
 pub use error::NodeError;
+pub use fence::DNS_PORT;
 pub use host::Host;
 pub use kernel::KernelDevices;
 pub use kernel_host::KernelHost;
+pub(crate) use kernel_host::instance_of;
 pub use key_store::{KeyStore, KeyStoreError};
 pub use kit::Tuning;
 pub use life::NodeOptions;
 pub use name::interface_name;
+pub use naming::Naming;
 pub use overlay::Overlay;
