@@ -1,0 +1,116 @@
+//! ChaCha20-Poly1305 (RFC 8439) in 512-bit registers.
+//!
+//! ```text
+//! chacha   key stream: 8 or 16 blocks at a time, a register per state word
+//! poly     Poly1305: the one-time key, one block at a time, powers of r
+//! lanes    Poly1305: eight blocks at a time, 52-bit multiply and add
+//! memory   loads and stores; with the calls in this file, all `unsafe`
+//! ```
+//!
+//! A full packet is 24 blocks of key stream, the first of them Poly1305's key: a pass of 16, then one of 8. Beside the
+//! second pass, on the integer units it leaves idle, run the powers of r and the first blocks of Poly1305.
+//!
+//! Nothing branches on or indexes by a secret; lengths are no secret. The key is wiped on drop. What a packet leaves
+//! behind in registers and on the stack, its one-time key and key stream, is not: only the powers of r are, as far as the
+//! compiler goes along.
+
+mod chacha;
+mod lanes;
+mod memory;
+mod poly;
+#[cfg(test)]
+mod tests;
+
+use ginnel_engine::noise::aead::Aead;
+use zeroize::Zeroizing;
+
+/// Bytes of key stream in a pass of 16 blocks.
+const PASS: usize = 1024;
+const TAG: usize = 16;
+/// Blocks of Poly1305, a multiple of what its lanes take, beside a pass of 8 blocks: as many as take no longer. Measured.
+const BESIDE: usize = 8;
+
+/// ChaCha20-Poly1305 with AVX-512, for messages of up to 2³² − 2 blocks of 64 bytes.
+///
+/// Exists only on a CPU that has what it needs, see [`supported`].
+pub struct ChaCha20Poly1305 {
+    key: Zeroizing<[u8; 32]>,
+}
+
+/// Whether this CPU has all that [`ChaCha20Poly1305`] needs.
+pub fn supported() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512ifma")
+        && is_x86_feature_detected!("bmi2")
+}
+
+impl Aead for ChaCha20Poly1305 {
+    /// Panics where [`supported`] is false.
+    fn new(key: &[u8; 32]) -> Self {
+        assert!(supported(), "AVX-512 cipher chosen for a CPU without it: ask `supported` first");
+        Self { key: Zeroizing::new(*key) }
+    }
+
+    /// Panics unless `sealed` has room for `plain` and the tag.
+    fn seal(&self, counter: u64, plain: &[u8], sealed: &mut [u8]) {
+        let (text, tag) = sealed.split_last_chunk_mut::<TAG>().expect("room for the tag");
+        assert!(plain.len() <= text.len(), "no room for the ciphertext");
+        // SAFETY: `new` has seen that the CPU has the features of `crypt`.
+        *tag = unsafe { crypt::<true>(&self.key, counter, plain, text) };
+    }
+
+    /// Panics unless `plain` has room for all but the tag.
+    fn open(&self, counter: u64, sealed: &[u8], plain: &mut [u8]) -> bool {
+        let Some((text, tag)) = sealed.split_last_chunk::<TAG>() else {
+            return false;
+        };
+        // SAFETY: `new` has seen that the CPU has the features of `crypt`.
+        let expected = unsafe { crypt::<false>(&self.key, counter, text, &mut plain[..text.len()]) };
+        // One comparison of all bits: it takes as long wherever they differ.
+        u128::from_ne_bytes(expected) ^ u128::from_ne_bytes(*tag) == 0
+    }
+}
+
+/// XORs `from`, continued with zeros, with the key stream into `to`; returns the tag of `to` when sealing, of `from` when
+/// opening.
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
+fn crypt<const SEAL: bool>(key: &[u8; 32], counter: u64, from: &[u8], to: &mut [u8]) -> [u8; TAG] {
+    let first = chacha::State::new(key, counter);
+    let blocks = 1 + to.len().div_ceil(chacha::BLOCK);
+    let mut mac;
+    if blocks <= 8 {
+        let stream = first.blocks8(0, |_| {});
+        mac = poly::Poly1305::new(memory::bytes(stream[0]).first_chunk().expect("a block is longer"));
+        chacha::xor(&stream[1..], from, to);
+    } else {
+        let stream = first.blocks16(0);
+        mac = poly::Poly1305::new(memory::bytes(stream[0]).first_chunk().expect("a block is longer"));
+        let (head, mut rest) = to.split_at_mut(to.len().min(PASS - chacha::BLOCK));
+        chacha::xor(&stream[1..], from, head);
+        let mut from_rest = from.get(head.len()..).unwrap_or_default();
+        let mut block = 16;
+        if blocks > 16 && blocks <= 24 {
+            let text = if SEAL { &*head } else { from };
+            let alone = mac.odd_blocks(head.len() + rest.len()) + BESIDE;
+            let stream = first.blocks8(16, |turn| {
+                mac.add_power();
+                if turn < alone {
+                    mac.add_block(text);
+                }
+            });
+            chacha::xor(&stream, from_rest, rest);
+        } else {
+            while !rest.is_empty() {
+                let (now, later) = rest.split_at_mut(rest.len().min(PASS));
+                chacha::xor(&first.blocks16(block), from_rest, now);
+                block += 16;
+                from_rest = from_rest.get(PASS..).unwrap_or_default();
+                rest = later;
+            }
+        }
+    }
+    mac.tag(if SEAL { to } else { from })
+}

@@ -1,0 +1,146 @@
+//! Poly1305 (RFC 8439 §2.5) over one ciphertext without associated data: what runs on the integer units.
+
+use super::{TAG, lanes};
+use std::hint::black_box;
+
+/// Bytes in a block.
+pub(super) const BLOCK: usize = 16;
+/// The bit behind each block.
+const BEHIND: u64 = 1;
+/// From as many blocks on, [`lanes`] pay for the powers of r they need. Measured.
+const BLOCKS_MIN: usize = 20;
+
+/// A number modulo p = 2¹³⁰ − 5, in words of 64 bits, the least first; not fully reduced, the last word stays below 8.
+pub(super) type Number = [u64; 3];
+
+/// The state over the first blocks of a text.
+pub(super) struct Poly1305 {
+    r: Multiplier,
+    s: u128,
+    sum: Number,
+    /// Blocks that are in `sum`.
+    blocks: usize,
+    powers: lanes::Powers,
+    /// The highest power of r that is in `powers`, and its exponent.
+    highest: Number,
+    exponent: usize,
+}
+
+/// The clamped r. The bits that are zero keep products and sums in range.
+struct Multiplier {
+    low: u64,
+    high: u64,
+    /// 5/4 of `high`, a multiple of 4: what `high` at 2¹²⁸ amounts to, as 2¹³⁰ is 5.
+    wrapped: u64,
+}
+
+impl Poly1305 {
+    /// `key`: r, then s.
+    pub(super) fn new(key: &[u8; 32]) -> Self {
+        let (halves, _) = key.as_chunks::<16>();
+        let r = u128::from_le_bytes(halves[0]) & 0x0fff_fffc_0fff_fffc_0fff_fffc_0fff_ffff;
+        let r = Multiplier::new(r);
+        let highest = [r.low, r.high, 0];
+        let s = u128::from_le_bytes(halves[1]);
+        let mut powers = lanes::Powers::new();
+        powers.set(1, highest);
+        Self { r, s, sum: [0; 3], blocks: 0, powers, highest, exponent: 1 }
+    }
+
+    /// Adds the next block of `text`, of which the sum has the blocks before.
+    #[inline(always)]
+    pub(super) fn add_block(&mut self, text: &[u8]) {
+        let rest = &text[self.blocks * BLOCK..];
+        let block = rest.first_chunk().copied().unwrap_or_else(|| {
+            let mut block = [0; BLOCK];
+            block[..rest.len()].copy_from_slice(rest);
+            block
+        });
+        self.sum = self.r.times(add(self.sum, u128::from_le_bytes(block), BEHIND));
+        self.blocks += 1;
+    }
+
+    /// Computes the next power of r, unless all are there.
+    #[inline(always)]
+    pub(super) fn add_power(&mut self) {
+        if self.exponent < lanes::EXPONENT_MAX {
+            self.highest = self.r.times(self.highest);
+            self.exponent += 1;
+            self.powers.set(self.exponent, self.highest);
+        }
+    }
+
+    /// The blocks to go before the rest is a multiple of what [`lanes`] take at a time.
+    pub(super) fn odd_blocks(&self, text_len: usize) -> usize {
+        (text_len.div_ceil(BLOCK) - self.blocks) % lanes::LANES
+    }
+
+    /// The tag: `text`, from the first block that is not in the sum, then the lengths.
+    #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
+    #[inline]
+    pub(super) fn tag(mut self, text: &[u8]) -> [u8; TAG] {
+        self.add_rest(text);
+        let lengths = u128::from(text.len() as u64) << 64;
+        let sum = self.r.times(add(self.sum, lengths, BEHIND));
+        reduce(sum).wrapping_add(self.s).to_le_bytes()
+    }
+
+    #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
+    #[inline]
+    fn add_rest(&mut self, text: &[u8]) {
+        let blocks = text.len().div_ceil(BLOCK);
+        if blocks - self.blocks >= BLOCKS_MIN {
+            for _ in 0..self.odd_blocks(text.len()) {
+                self.add_power();
+                self.add_block(text);
+            }
+            while self.exponent < lanes::EXPONENT_MAX {
+                self.add_power();
+            }
+            self.sum = lanes::sum(self.sum, &self.powers, &text[self.blocks * BLOCK..]);
+            self.blocks = blocks;
+            self.powers = lanes::Powers::new();
+            black_box(&self.powers);
+        }
+        while self.blocks < blocks {
+            self.add_block(text);
+        }
+    }
+}
+
+impl Multiplier {
+    fn new(r: u128) -> Self {
+        let (low, high) = (r as u64, (r >> 64) as u64);
+        Self { low, high, wrapped: high + (high >> 2) }
+    }
+
+    #[inline(always)]
+    fn times(&self, n: Number) -> Number {
+        let [r0, r1, wrapped] = [self.low, self.high, self.wrapped].map(u128::from);
+        let [n0, n1, _] = n.map(u128::from);
+        let low = n0 * r0 + n1 * wrapped;
+        // The last word of a number is small: no carry out of these 64 bits.
+        let middle = n0 * r1 + n1 * r0 + u128::from(n[2] * self.wrapped) + (low >> 64);
+        let high = n[2] * self.low + (middle >> 64) as u64;
+        // All above 2¹³⁰ comes back times 5.
+        add([low as u64, middle as u64, high & 3], u128::from((high & !3) + (high >> 2)), 0)
+    }
+}
+
+/// `n` + `block` + `behind` · 2¹²⁸.
+#[inline(always)]
+fn add(n: Number, block: u128, behind: u64) -> Number {
+    let (low, carry) = (u128::from(n[0]) | u128::from(n[1]) << 64).overflowing_add(block);
+    [low as u64, (low >> 64) as u64, n[2] + behind + u64::from(carry)]
+}
+
+/// `n` modulo p, modulo 2¹²⁸.
+fn reduce(n: Number) -> u128 {
+    // First below 2¹³⁰ plus a little, then p off if it is at least p: adding 5 carries into bit 130 then.
+    let [n0, n1, n2] = add([n[0], n[1], n[2] & 3], u128::from(5 * (n[2] >> 2)), 0);
+    let low = u128::from(n0) | u128::from(n1) << 64;
+    let [m0, m1, m2] = add([n0, n1, n2], 5, 0);
+    let less = u128::from(m0) | u128::from(m1) << 64;
+    let mask = u128::from(m2 >> 2).wrapping_neg();
+    (less & mask) | (low & !mask)
+}
