@@ -14,10 +14,10 @@ const CONSTANTS: [u32; 4] = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574]
 /// The state of a message's block 0.
 pub(super) struct State([u32; 16]);
 
-/// Defines the twenty rounds for registers of one width; `beside` is called between any two with their number.
+/// Defines the twenty rounds for registers of one width; `beside` is called in every second of them.
 macro_rules! rounds {
     ($name:ident, $register:ty, $add:ident, $xor:ident, $rotate:ident) => {
-        #[target_feature(enable = "avx512f,avx512vl")]
+        #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
         #[inline]
         fn $name(x: &mut [$register; 16], mut beside: impl FnMut(usize)) {
             const COLUMNS: [[usize; 4]; 4] = [[0, 4, 8, 12], [1, 5, 9, 13], [2, 6, 10, 14], [3, 7, 11, 15]];
@@ -40,9 +40,8 @@ macro_rules! rounds {
             }
             for double in 0..10 {
                 round!(COLUMNS);
-                beside(2 * double);
+                beside(double);
                 round!(DIAGONALS);
-                beside(2 * double + 1);
             }
         }
     };
@@ -65,11 +64,14 @@ impl State {
     }
 
     /// Sixteen blocks of key stream, from block `first` on.
-    #[target_feature(enable = "avx512f,avx512vl")]
+    #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
     #[inline]
     pub(super) fn blocks16(&self, first: u32) -> [__m512i; 16] {
         let counters = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-        let mut start = self.0.map(|word| _mm512_set1_epi32(word.cast_signed()));
+        let mut start = [_mm512_setzero_si512(); 16];
+        for (register, word) in start.iter_mut().zip(self.0) {
+            *register = _mm512_set1_epi32(word.cast_signed());
+        }
         start[12] = _mm512_add_epi32(_mm512_set1_epi32(first.cast_signed()), counters);
         let mut x = start;
         rounds16(&mut x, |_| {});
@@ -77,7 +79,12 @@ impl State {
             *word = _mm512_add_epi32(*word, start);
         }
         let mut blocks = [_mm512_setzero_si512(); 16];
-        let rows = [0, 4, 8, 12].map(|w| transpose16([x[w], x[w + 1], x[w + 2], x[w + 3]]));
+        let rows = [
+            transpose16([x[0], x[1], x[2], x[3]]),
+            transpose16([x[4], x[5], x[6], x[7]]),
+            transpose16([x[8], x[9], x[10], x[11]]),
+            transpose16([x[12], x[13], x[14], x[15]]),
+        ];
         for j in 0..4 {
             // Register: four words of the blocks j, 4 + j, 8 + j, 12 + j.
             let even = _mm512_shuffle_i32x4::<0b10_00_10_00>(rows[0][j], rows[1][j]);
@@ -93,11 +100,14 @@ impl State {
     }
 
     /// Eight blocks of key stream, from block `first` on. `beside`: see [`rounds8`].
-    #[target_feature(enable = "avx512f,avx512vl")]
+    #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
     #[inline]
     pub(super) fn blocks8(&self, first: u32, beside: impl FnMut(usize)) -> [__m512i; 8] {
         let counters = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-        let mut start = self.0.map(|word| _mm256_set1_epi32(word.cast_signed()));
+        let mut start = [_mm256_setzero_si256(); 16];
+        for (register, word) in start.iter_mut().zip(self.0) {
+            *register = _mm256_set1_epi32(word.cast_signed());
+        }
         start[12] = _mm256_add_epi32(_mm256_set1_epi32(first.cast_signed()), counters);
         let mut x = start;
         rounds8(&mut x, beside);
@@ -105,7 +115,12 @@ impl State {
             *word = _mm256_add_epi32(*word, start);
         }
         let mut blocks = [_mm512_setzero_si512(); 8];
-        let rows = [0, 4, 8, 12].map(|w| transpose8([x[w], x[w + 1], x[w + 2], x[w + 3]]));
+        let rows = [
+            transpose8([x[0], x[1], x[2], x[3]]),
+            transpose8([x[4], x[5], x[6], x[7]]),
+            transpose8([x[8], x[9], x[10], x[11]]),
+            transpose8([x[12], x[13], x[14], x[15]]),
+        ];
         for j in 0..4 {
             // Register: eight words of the blocks j and 4 + j.
             let low = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(rows[0][j]), rows[1][j]);
@@ -118,7 +133,7 @@ impl State {
 }
 
 /// Turns four words of 16 blocks into, of every fourth block, four words side by side.
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
 #[inline]
 fn transpose16(x: [__m512i; 4]) -> [__m512i; 4] {
     let low = [_mm512_unpacklo_epi32(x[0], x[1]), _mm512_unpacklo_epi32(x[2], x[3])];
@@ -132,7 +147,7 @@ fn transpose16(x: [__m512i; 4]) -> [__m512i; 4] {
 }
 
 /// Turns four words of 8 blocks into, of every fourth block, four words side by side.
-#[target_feature(enable = "avx512f,avx512vl")]
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
 #[inline]
 fn transpose8(x: [__m256i; 4]) -> [__m256i; 4] {
     let low = [_mm256_unpacklo_epi32(x[0], x[1]), _mm256_unpacklo_epi32(x[2], x[3])];
@@ -146,21 +161,26 @@ fn transpose8(x: [__m256i; 4]) -> [__m256i; 4] {
 }
 
 /// XORs `from`, continued with zeros, with the key stream into `to`, as far as both go.
-#[target_feature(enable = "avx512f,avx512bw")]
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
 #[inline]
 pub(super) fn xor(stream: &[__m512i], from: &[u8], to: &mut [u8]) {
+    let plain = from.as_chunks().0;
     for (i, &block) in stream.iter().enumerate() {
-        let at = i * BLOCK;
-        let whole = from.get(at..).and_then(|f| f.first_chunk()).zip(to.get_mut(at..).and_then(|t| t.first_chunk_mut()));
-        if let Some((from, to)) = whole {
-            memory::store(to, _mm512_xor_si512(block, memory::load(from)));
-        } else if at < to.len() {
-            let from = from.get(at..).unwrap_or_default();
-            let end = to.len().min(at + BLOCK);
-            let plain = memory::load_part(&from[..from.len().min(BLOCK)]);
-            memory::store_part(&mut to[at..end], _mm512_xor_si512(block, plain));
+        if let (Some(plain), Some(text)) = (plain.get(i), to.as_chunks_mut().0.get_mut(i)) {
+            memory::store(text, _mm512_xor_si512(block, memory::load(plain)));
+        } else if let Some(text @ [_, ..]) = to.get_mut(i * BLOCK..) {
+            xor_part(block, from.get(i * BLOCK..).unwrap_or_default(), text);
         } else {
             break;
         }
     }
+}
+
+/// One block, of which not all is there.
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
+#[inline(never)]
+fn xor_part(block: __m512i, from: &[u8], to: &mut [u8]) {
+    let to_len = to.len().min(BLOCK);
+    let plain = memory::load_part(&from[..from.len().min(BLOCK)]);
+    memory::store_part(&mut to[..to_len], _mm512_xor_si512(block, plain));
 }

@@ -6,11 +6,15 @@
 
 use super::{memory, poly};
 use core::arch::x86_64::*;
+use core::hint::black_box;
 
 /// Blocks at a time.
 pub(super) const LANES: usize = 8;
 /// The powers of r that are needed end here.
 pub(super) const EXPONENT_MAX: usize = 8;
+
+/// From as many groups left on, taking them by two pays for r¹⁶. Measured.
+const DOUBLE_MIN: usize = 4;
 
 const BITS: u32 = 44;
 const LIMB: u64 = (1 << BITS) - 1;
@@ -41,6 +45,13 @@ impl Powers {
     }
 }
 
+impl Drop for Powers {
+    fn drop(&mut self) {
+        self.0 = [[0; LANES]; 3];
+        black_box(&self.0);
+    }
+}
+
 /// A multiplier, the last two limbs also times [`WRAPPED`].
 struct Multiplier {
     r: [__m512i; 3],
@@ -48,15 +59,18 @@ struct Multiplier {
 }
 
 impl Multiplier {
-    #[target_feature(enable = "avx512f,avx512ifma")]
+    #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
     #[inline]
     fn new(r: [__m512i; 3]) -> Self {
         // 16 + 4 times.
-        let wrapped = [r[1], r[2]].map(|limb| _mm512_add_epi64(_mm512_slli_epi64::<4>(limb), _mm512_slli_epi64::<2>(limb)));
+        let wrapped = [
+            _mm512_add_epi64(_mm512_slli_epi64::<4>(r[1]), _mm512_slli_epi64::<2>(r[1])),
+            _mm512_add_epi64(_mm512_slli_epi64::<4>(r[2]), _mm512_slli_epi64::<2>(r[2])),
+        ];
         Self { r, wrapped }
     }
 
-    #[target_feature(enable = "avx512f,avx512ifma")]
+    #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
     #[inline]
     fn times(&self, h: [__m512i; 3]) -> [__m512i; 3] {
         let [r0, r1, r2] = self.r;
@@ -72,14 +86,14 @@ impl Multiplier {
             }
         }
         // The high halves are at 2⁵², a limb and 8 bits on; the last one's wraps.
-        let wrapped = _mm512_set1_epi64((WRAPPED << 8).cast_signed());
+        let wrapped = broadcast(WRAPPED << 8);
         let d0 = _mm512_madd52lo_epu64(low[0], high[2], wrapped);
         let d1 = _mm512_add_epi64(low[1], _mm512_slli_epi64::<8>(high[0]));
         let d2 = _mm512_add_epi64(low[2], _mm512_slli_epi64::<8>(high[1]));
         // One carry each, side by side, is enough.
-        let limb = _mm512_set1_epi64(LIMB.cast_signed());
-        let limb_last = _mm512_set1_epi64(LIMB_LAST.cast_signed());
-        let five = _mm512_set1_epi64(5);
+        let limb = broadcast(LIMB);
+        let limb_last = broadcast(LIMB_LAST);
+        let five = broadcast(5);
         [
             _mm512_madd52lo_epu64(_mm512_and_si512(d0, limb), _mm512_srli_epi64::<BITS_LAST>(d2), five),
             _mm512_add_epi64(_mm512_and_si512(d1, limb), _mm512_srli_epi64::<BITS>(d0)),
@@ -89,19 +103,38 @@ impl Multiplier {
 }
 
 /// `start` and `text`, a multiple of eight blocks of which the last may be short, with all powers known.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512ifma")]
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
 #[inline]
 pub(super) fn sum(start: poly::Number, powers: &Powers, text: &[u8]) -> poly::Number {
-    let last = Multiplier::new(powers.0.each_ref().map(|limbs| memory::load_words(limbs)));
+    let [p0, p1, p2] = &powers.0;
+    let last = Multiplier::new([memory::load_words(p0), memory::load_words(p1), memory::load_words(p2)]);
     // r⁸ is the first block's.
-    let step = Multiplier::new(powers.0.map(|limbs| _mm512_set1_epi64(limbs[0].cast_signed())));
-    let first = limbs(start).map(|limb| _mm512_zextsi128_si512(_mm_cvtsi64_si128(limb.cast_signed())));
+    let step = Multiplier::new([broadcast(p0[0]), broadcast(p1[0]), broadcast(p2[0])]);
+    let [s0, s1, s2] = limbs(start);
+    let first = [first_lane(s0), first_lane(s1), first_lane(s2)];
     let mut groups = text.chunks(LANES * poly::BLOCK);
     let mut sums = add(first, groups.next().unwrap_or_default());
+    // Two sums in turn: the multiplication takes longer than the units are busy with it.
+    if groups.len() >= DOUBLE_MIN {
+        if groups.len() % 2 == 0 {
+            sums = add(step.times(sums), groups.next().unwrap_or_default());
+        }
+        let double = Multiplier::new(step.times(step.r));
+        let mut odd = add([_mm512_setzero_si512(); 3], groups.next().unwrap_or_default());
+        while let (Some(group), Some(next)) = (groups.next(), groups.next()) {
+            sums = add(double.times(sums), group);
+            odd = add(double.times(odd), next);
+        }
+        sums = step.times(sums);
+        for (sum, odd) in sums.iter_mut().zip(odd) {
+            *sum = _mm512_add_epi64(*sum, odd);
+        }
+    }
     for group in groups {
         sums = add(step.times(sums), group);
     }
-    let [l0, l1, l2] = last.times(sums).map(|limb| _mm512_reduce_add_epi64(limb).cast_unsigned());
+    let [l0, l1, l2] = last.times(sums);
+    let (l0, l1, l2) = (total(l0), total(l1), total(l2));
     // Back to words of 64 bits.
     let l0 = l0 + 5 * (l2 >> BITS_LAST);
     let (low, carry) = (u128::from(l0) + (u128::from(l1) << BITS)).overflowing_add(u128::from(l2 & LIMB_LAST) << (2 * BITS));
@@ -109,16 +142,16 @@ pub(super) fn sum(start: poly::Number, powers: &Powers, text: &[u8]) -> poly::Nu
 }
 
 /// Adds eight blocks, one a lane.
-#[target_feature(enable = "avx512f,avx512bw")]
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
 #[inline]
 fn add(sums: [__m512i; 3], group: &[u8]) -> [__m512i; 3] {
     let (four, others) = group.split_at(group.len().min(64));
-    let four = four.first_chunk().map_or_else(|| memory::load_part(four), |four| memory::load(four));
-    let others = others.first_chunk().map_or_else(|| memory::load_part(others), |others| memory::load(others));
+    let four = load(four);
+    let others = load(others);
     let low = _mm512_unpacklo_epi64(four, others);
     let high = _mm512_unpackhi_epi64(four, others);
-    let limb = _mm512_set1_epi64(LIMB.cast_signed());
-    let behind = _mm512_set1_epi64(BEHIND.cast_signed());
+    let limb = broadcast(LIMB);
+    let behind = broadcast(BEHIND);
     // (a | b) & c
     let middle =
         _mm512_ternarylogic_epi64::<0xa8>(_mm512_srli_epi64::<44>(low), _mm512_slli_epi64::<20>(high), limb);
@@ -127,6 +160,36 @@ fn add(sums: [__m512i; 3], group: &[u8]) -> [__m512i; 3] {
         _mm512_add_epi64(sums[1], middle),
         _mm512_add_epi64(sums[2], _mm512_or_si512(_mm512_srli_epi64::<24>(high), behind)),
     ]
+}
+
+/// Up to four blocks.
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
+#[inline]
+fn load(blocks: &[u8]) -> __m512i {
+    match blocks.first_chunk() {
+        Some(blocks) => memory::load(blocks),
+        None => memory::load_part(blocks),
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
+#[inline]
+fn broadcast(limb: u64) -> __m512i {
+    _mm512_set1_epi64(limb.cast_signed())
+}
+
+/// `limb` in the first lane, zeros elsewhere.
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
+#[inline]
+fn first_lane(limb: u64) -> __m512i {
+    _mm512_zextsi128_si512(_mm_cvtsi64_si128(limb.cast_signed()))
+}
+
+/// The sum of all lanes.
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
+#[inline]
+fn total(limb: __m512i) -> u64 {
+    _mm512_reduce_add_epi64(limb).cast_unsigned()
 }
 
 /// The limbs of a number.

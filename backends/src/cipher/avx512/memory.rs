@@ -3,7 +3,7 @@
 use core::arch::x86_64::*;
 
 /// 64 bytes.
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
 #[inline]
 pub(super) fn load(from: &[u8; 64]) -> __m512i {
     // SAFETY: 64 readable bytes are there; the load asks for no alignment.
@@ -11,7 +11,7 @@ pub(super) fn load(from: &[u8; 64]) -> __m512i {
 }
 
 /// Up to 64 bytes, continued with zeros.
-#[target_feature(enable = "avx512f,avx512bw")]
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
 #[inline]
 pub(super) fn load_part(from: &[u8]) -> __m512i {
     let mask = mask(from.len());
@@ -20,7 +20,7 @@ pub(super) fn load_part(from: &[u8]) -> __m512i {
 }
 
 /// Eight numbers.
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
 #[inline]
 pub(super) fn load_words(from: &[u64; 8]) -> __m512i {
     // SAFETY: 64 readable bytes are there; the load asks for no alignment.
@@ -28,7 +28,7 @@ pub(super) fn load_words(from: &[u64; 8]) -> __m512i {
 }
 
 /// 64 bytes.
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
 #[inline]
 pub(super) fn store(to: &mut [u8; 64], value: __m512i) {
     // SAFETY: 64 writable bytes are there; the store asks for no alignment.
@@ -36,7 +36,7 @@ pub(super) fn store(to: &mut [u8; 64], value: __m512i) {
 }
 
 /// The first `to.len()` bytes, at most 64.
-#[target_feature(enable = "avx512f,avx512bw")]
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
 #[inline]
 pub(super) fn store_part(to: &mut [u8], value: __m512i) {
     let mask = mask(to.len());
@@ -45,7 +45,7 @@ pub(super) fn store_part(to: &mut [u8], value: __m512i) {
 }
 
 /// The register's bytes.
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
 #[inline]
 pub(super) fn bytes(value: __m512i) -> [u8; 64] {
     let mut bytes = [0; 64];

@@ -80,37 +80,42 @@ impl Aead for ChaCha20Poly1305 {
 fn crypt<const SEAL: bool>(key: &[u8; 32], counter: u64, from: &[u8], to: &mut [u8]) -> [u8; TAG] {
     let first = chacha::State::new(key, counter);
     let blocks = 1 + to.len().div_ceil(chacha::BLOCK);
-    let mut mac;
+    let mut table = lanes::Powers::new();
     if blocks <= 8 {
         let stream = first.blocks8(0, |_| {});
-        mac = poly::Poly1305::new(memory::bytes(stream[0]).first_chunk().expect("a block is longer"));
         chacha::xor(&stream[1..], from, to);
-    } else {
-        let stream = first.blocks16(0);
-        mac = poly::Poly1305::new(memory::bytes(stream[0]).first_chunk().expect("a block is longer"));
-        let (head, mut rest) = to.split_at_mut(to.len().min(PASS - chacha::BLOCK));
-        chacha::xor(&stream[1..], from, head);
-        let mut from_rest = from.get(head.len()..).unwrap_or_default();
-        let mut block = 16;
-        if blocks > 16 && blocks <= 24 {
-            let text = if SEAL { &*head } else { from };
-            let alone = mac.odd_blocks(head.len() + rest.len()) + BESIDE;
-            let stream = first.blocks8(16, |turn| {
-                mac.add_power();
-                if turn < alone {
-                    mac.add_block(text);
+        let mac = poly::Poly1305::new(memory::bytes(stream[0]).first_chunk().expect("a block is longer"));
+        let mut power = mac.powers(&mut table);
+        return mac.tag(&mut power, &mut table, if SEAL { to } else { from });
+    }
+    let stream = first.blocks16(0);
+    let mut mac = poly::Poly1305::new(memory::bytes(stream[0]).first_chunk().expect("a block is longer"));
+    let mut power = mac.powers(&mut table);
+    let (head, mut rest) = to.split_at_mut(to.len().min(PASS - chacha::BLOCK));
+    chacha::xor(&stream[1..], from, head);
+    let mut from_rest = from.get(head.len()..).unwrap_or_default();
+    if blocks > 16 && blocks <= 24 {
+        let text = if SEAL { &*head } else { from };
+        let odd = (head.len() + rest.len()).div_ceil(poly::BLOCK) % lanes::LANES;
+        let mut beside = text.as_chunks().0[..odd + BESIDE].iter();
+        let stream = first.blocks8(16, |_| {
+            power.next(&mut table);
+            for _ in 0..2 {
+                if let Some(block) = beside.next() {
+                    mac.add(block);
                 }
-            });
-            chacha::xor(&stream, from_rest, rest);
-        } else {
-            while !rest.is_empty() {
-                let (now, later) = rest.split_at_mut(rest.len().min(PASS));
-                chacha::xor(&first.blocks16(block), from_rest, now);
-                block += 16;
-                from_rest = from_rest.get(PASS..).unwrap_or_default();
-                rest = later;
             }
+        });
+        chacha::xor(&stream, from_rest, rest);
+    } else {
+        let mut block = 16;
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at_mut(rest.len().min(PASS));
+            chacha::xor(&first.blocks16(block), from_rest, now);
+            block += 16;
+            from_rest = from_rest.get(PASS..).unwrap_or_default();
+            rest = later;
         }
     }
-    mac.tag(if SEAL { to } else { from })
+    mac.tag(&mut power, &mut table, if SEAL { to } else { from })
 }

@@ -1,10 +1,11 @@
 //! Poly1305 (RFC 8439 §2.5) over one ciphertext without associated data: what runs on the integer units.
 
 use super::{TAG, lanes};
-use std::hint::black_box;
 
 /// Bytes in a block.
 pub(super) const BLOCK: usize = 16;
+/// The bits of r that may be set.
+const CLAMP: u128 = 0x0fff_fffc_0fff_fffc_0fff_fffc_0fff_ffff;
 /// The bit behind each block.
 const BEHIND: u64 = 1;
 /// From as many blocks on, [`lanes`] pay for the powers of r they need. Measured.
@@ -20,13 +21,17 @@ pub(super) struct Poly1305 {
     sum: Number,
     /// Blocks that are in `sum`.
     blocks: usize,
-    powers: lanes::Powers,
-    /// The highest power of r that is in `powers`, and its exponent.
+}
+
+/// How far the powers of r are computed.
+pub(super) struct Power {
+    r: Multiplier,
     highest: Number,
     exponent: usize,
 }
 
 /// The clamped r. The bits that are zero keep products and sums in range.
+#[derive(Clone, Copy)]
 struct Multiplier {
     low: u64,
     high: u64,
@@ -36,74 +41,67 @@ struct Multiplier {
 
 impl Poly1305 {
     /// `key`: r, then s.
+    #[inline(always)]
     pub(super) fn new(key: &[u8; 32]) -> Self {
-        let (halves, _) = key.as_chunks::<16>();
-        let r = u128::from_le_bytes(halves[0]) & 0x0fff_fffc_0fff_fffc_0fff_fffc_0fff_ffff;
-        let r = Multiplier::new(r);
-        let highest = [r.low, r.high, 0];
-        let s = u128::from_le_bytes(halves[1]);
-        let mut powers = lanes::Powers::new();
-        powers.set(1, highest);
-        Self { r, s, sum: [0; 3], blocks: 0, powers, highest, exponent: 1 }
+        let (halves, _) = key.as_chunks::<BLOCK>();
+        let r = u128::from_le_bytes(halves[0]) & CLAMP;
+        Self { r: Multiplier::new(r), s: u128::from_le_bytes(halves[1]), sum: [0; 3], blocks: 0 }
     }
 
-    /// Adds the next block of `text`, of which the sum has the blocks before.
     #[inline(always)]
-    pub(super) fn add_block(&mut self, text: &[u8]) {
-        let rest = &text[self.blocks * BLOCK..];
-        let block = rest.first_chunk().copied().unwrap_or_else(|| {
-            let mut block = [0; BLOCK];
-            block[..rest.len()].copy_from_slice(rest);
-            block
-        });
-        self.sum = self.r.times(add(self.sum, u128::from_le_bytes(block), BEHIND));
+    pub(super) fn add(&mut self, block: &[u8; BLOCK]) {
+        self.sum = self.r.times(add(self.sum, u128::from_le_bytes(*block), BEHIND));
         self.blocks += 1;
     }
 
-    /// Computes the next power of r, unless all are there.
+    /// For [`lanes`].
     #[inline(always)]
-    pub(super) fn add_power(&mut self) {
-        if self.exponent < lanes::EXPONENT_MAX {
-            self.highest = self.r.times(self.highest);
-            self.exponent += 1;
-            self.powers.set(self.exponent, self.highest);
-        }
-    }
-
-    /// The blocks to go before the rest is a multiple of what [`lanes`] take at a time.
-    pub(super) fn odd_blocks(&self, text_len: usize) -> usize {
-        (text_len.div_ceil(BLOCK) - self.blocks) % lanes::LANES
+    pub(super) fn powers(&self, table: &mut lanes::Powers) -> Power {
+        let highest = [self.r.low, self.r.high, 0];
+        table.set(1, highest);
+        Power { r: self.r, highest, exponent: 1 }
     }
 
     /// The tag: `text`, from the first block that is not in the sum, then the lengths.
     #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
     #[inline]
-    pub(super) fn tag(mut self, text: &[u8]) -> [u8; TAG] {
-        self.add_rest(text);
+    pub(super) fn tag(mut self, power: &mut Power, table: &mut lanes::Powers, text: &[u8]) -> [u8; TAG] {
+        let (blocks, part) = text[self.blocks * BLOCK..].as_chunks::<BLOCK>();
+        let count = blocks.len() + usize::from(!part.is_empty());
+        if count >= BLOCKS_MIN {
+            let (odd, _) = blocks.split_at(count % lanes::LANES);
+            for block in odd {
+                power.next(table);
+                self.add(block);
+            }
+            while power.exponent < lanes::EXPONENT_MAX {
+                power.next(table);
+            }
+            self.sum = lanes::sum(self.sum, table, &text[self.blocks * BLOCK..]);
+        } else {
+            for block in blocks {
+                self.add(block);
+            }
+            if !part.is_empty() {
+                let mut block = [0; BLOCK];
+                block[..part.len()].copy_from_slice(part);
+                self.add(&block);
+            }
+        }
         let lengths = u128::from(text.len() as u64) << 64;
         let sum = self.r.times(add(self.sum, lengths, BEHIND));
         reduce(sum).wrapping_add(self.s).to_le_bytes()
     }
+}
 
-    #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
-    #[inline]
-    fn add_rest(&mut self, text: &[u8]) {
-        let blocks = text.len().div_ceil(BLOCK);
-        if blocks - self.blocks >= BLOCKS_MIN {
-            for _ in 0..self.odd_blocks(text.len()) {
-                self.add_power();
-                self.add_block(text);
-            }
-            while self.exponent < lanes::EXPONENT_MAX {
-                self.add_power();
-            }
-            self.sum = lanes::sum(self.sum, &self.powers, &text[self.blocks * BLOCK..]);
-            self.blocks = blocks;
-            self.powers = lanes::Powers::new();
-            black_box(&self.powers);
-        }
-        while self.blocks < blocks {
-            self.add_block(text);
+impl Power {
+    /// Computes the next power, unless all are in the table.
+    #[inline(always)]
+    pub(super) fn next(&mut self, table: &mut lanes::Powers) {
+        if self.exponent < lanes::EXPONENT_MAX {
+            self.highest = self.r.times(self.highest);
+            self.exponent += 1;
+            table.set(self.exponent, self.highest);
         }
     }
 }
