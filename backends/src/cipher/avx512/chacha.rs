@@ -11,125 +11,168 @@ pub(super) const BLOCK: usize = 64;
 /// "expand 32-byte k"
 const CONSTANTS: [u32; 4] = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574];
 
-/// The state of a message's block 0.
-pub(super) struct State([u32; 16]);
+/// Of two registers, the quarters 0 and 2, or 1 and 3.
+const EVEN: i32 = 0b10_00_10_00;
+const ODD: i32 = 0b11_01_11_01;
 
-/// Defines the twenty rounds for registers of one width; `beside` is called in every second of them.
-macro_rules! rounds {
-    ($name:ident, $register:ty, $add:ident, $xor:ident, $rotate:ident) => {
-        #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
-        #[inline]
-        fn $name(x: &mut [$register; 16], mut beside: impl FnMut(usize)) {
-            const COLUMNS: [[usize; 4]; 4] = [[0, 4, 8, 12], [1, 5, 9, 13], [2, 6, 10, 14], [3, 7, 11, 15]];
-            const DIAGONALS: [[usize; 4]; 4] = [[0, 5, 10, 15], [1, 6, 11, 12], [2, 7, 8, 13], [3, 4, 9, 14]];
-            macro_rules! step {
-                ($quarters:ident, $a:literal, $b:literal, $d:literal, $bits:literal) => {
-                    for q in $quarters {
-                        x[q[$a]] = $add(x[q[$a]], x[q[$b]]);
-                        x[q[$d]] = $rotate::<$bits>($xor(x[q[$d]], x[q[$a]]));
-                    }
-                };
-            }
-            macro_rules! round {
-                ($quarters:ident) => {
-                    step!($quarters, 0, 1, 3, 16);
-                    step!($quarters, 2, 3, 1, 12);
-                    step!($quarters, 0, 1, 3, 8);
-                    step!($quarters, 2, 3, 1, 7);
-                };
-            }
-            for double in 0..10 {
-                round!(COLUMNS);
-                beside(double);
-                round!(DIAGONALS);
-            }
+/// What the key stream of a message depends on.
+pub(super) struct Message<'a> {
+    pub(super) key: &'a [u32; 8],
+    pub(super) counter: u64,
+}
+
+const COLUMNS: [[usize; 4]; 4] = [[0, 4, 8, 12], [1, 5, 9, 13], [2, 6, 10, 14], [3, 7, 11, 15]];
+const DIAGONALS: [[usize; 4]; 4] = [[0, 5, 10, 15], [1, 6, 11, 12], [2, 7, 8, 13], [3, 4, 9, 14]];
+
+/// A quarter of four quarter rounds, side by side: a += b, d ^= a, d <<<= bits.
+macro_rules! step {
+    ($add:ident, $xor:ident, $rotate:ident, $x:ident, $quarters:ident, $a:literal, $b:literal, $d:literal, $bits:literal) => {
+        for q in $quarters {
+            $x[q[$a]] = $add($x[q[$a]], $x[q[$b]]);
+            $x[q[$d]] = $rotate::<$bits>($xor($x[q[$d]], $x[q[$a]]));
         }
     };
 }
 
-rounds!(rounds16, __m512i, _mm512_add_epi32, _mm512_xor_si512, _mm512_rol_epi32);
-rounds!(rounds8, __m256i, _mm256_add_epi32, _mm256_xor_si256, _mm256_rol_epi32);
+macro_rules! wide {
+    ($($step:tt)*) => { step!(_mm512_add_epi32, _mm512_xor_si512, _mm512_rol_epi32, $($step)*) };
+}
 
-impl State {
-    pub(super) fn new(key: &[u8; 32], counter: u64) -> Self {
-        let mut state = [0; 16];
-        state[..4].copy_from_slice(&CONSTANTS);
-        let (words, _) = key.as_chunks();
-        for (word, bytes) in state[4..12].iter_mut().zip(words) {
-            *word = u32::from_le_bytes(*bytes);
+macro_rules! narrow {
+    ($($step:tt)*) => { step!(_mm256_add_epi32, _mm256_xor_si256, _mm256_rol_epi32, $($step)*) };
+}
+
+/// The twenty rounds of some states, the steps of which alternate.
+macro_rules! rounds {
+    ($($width:ident $x:ident),*) => {
+        for _ in 0..10 {
+            $($width!($x, COLUMNS, 0, 1, 3, 16);)*
+            $($width!($x, COLUMNS, 2, 3, 1, 12);)*
+            $($width!($x, COLUMNS, 0, 1, 3, 8);)*
+            $($width!($x, COLUMNS, 2, 3, 1, 7);)*
+            $($width!($x, DIAGONALS, 0, 1, 3, 16);)*
+            $($width!($x, DIAGONALS, 2, 3, 1, 12);)*
+            $($width!($x, DIAGONALS, 0, 1, 3, 8);)*
+            $($width!($x, DIAGONALS, 2, 3, 1, 7);)*
         }
-        state[14] = counter as u32;
-        state[15] = (counter >> 32) as u32;
-        Self(state)
+    };
+}
+
+impl Message<'_> {
+    /// Eight blocks of key stream, from block `first` on.
+    #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
+    #[inline]
+    pub(super) fn blocks8(&self, first: u32) -> [__m512i; 8] {
+        let start = self.narrow(first);
+        let mut x = start;
+        rounds!(narrow x);
+        narrow_blocks(x, start)
     }
 
     /// Sixteen blocks of key stream, from block `first` on.
     #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
     #[inline]
     pub(super) fn blocks16(&self, first: u32) -> [__m512i; 16] {
-        let counters = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-        let mut start = [_mm512_setzero_si512(); 16];
-        for (register, word) in start.iter_mut().zip(self.0) {
-            *register = _mm512_set1_epi32(word.cast_signed());
-        }
-        start[12] = _mm512_add_epi32(_mm512_set1_epi32(first.cast_signed()), counters);
+        let start = self.wide(first);
         let mut x = start;
-        rounds16(&mut x, |_| {});
-        for (word, start) in x.iter_mut().zip(start) {
-            *word = _mm512_add_epi32(*word, start);
-        }
-        let mut blocks = [_mm512_setzero_si512(); 16];
-        let rows = [
-            transpose16([x[0], x[1], x[2], x[3]]),
-            transpose16([x[4], x[5], x[6], x[7]]),
-            transpose16([x[8], x[9], x[10], x[11]]),
-            transpose16([x[12], x[13], x[14], x[15]]),
-        ];
-        for j in 0..4 {
-            // Register: four words of the blocks j, 4 + j, 8 + j, 12 + j.
-            let even = _mm512_shuffle_i32x4::<0b10_00_10_00>(rows[0][j], rows[1][j]);
-            let odd = _mm512_shuffle_i32x4::<0b11_01_11_01>(rows[0][j], rows[1][j]);
-            let even_high = _mm512_shuffle_i32x4::<0b10_00_10_00>(rows[2][j], rows[3][j]);
-            let odd_high = _mm512_shuffle_i32x4::<0b11_01_11_01>(rows[2][j], rows[3][j]);
-            blocks[j] = _mm512_shuffle_i32x4::<0b10_00_10_00>(even, even_high);
-            blocks[8 + j] = _mm512_shuffle_i32x4::<0b11_01_11_01>(even, even_high);
-            blocks[4 + j] = _mm512_shuffle_i32x4::<0b10_00_10_00>(odd, odd_high);
-            blocks[12 + j] = _mm512_shuffle_i32x4::<0b11_01_11_01>(odd, odd_high);
-        }
-        blocks
+        rounds!(wide x);
+        wide_blocks(x, start)
     }
 
-    /// Eight blocks of key stream, from block `first` on. `beside`: see [`rounds8`].
+    /// Twenty-four blocks of key stream, from block `first` on: the two above in the time of little more than the longer,
+    /// in all 32 registers.
     #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
     #[inline]
-    pub(super) fn blocks8(&self, first: u32, beside: impl FnMut(usize)) -> [__m512i; 8] {
-        let counters = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-        let mut start = [_mm256_setzero_si256(); 16];
-        for (register, word) in start.iter_mut().zip(self.0) {
+    pub(super) fn blocks24(&self, first: u32) -> ([__m512i; 16], [__m512i; 8]) {
+        let (start, start_narrow) = (self.wide(first), self.narrow(first + 16));
+        let (mut x, mut y) = (start, start_narrow);
+        rounds!(wide x, narrow y);
+        (wide_blocks(x, start), narrow_blocks(y, start_narrow))
+    }
+
+    /// The states of eight blocks.
+    #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
+    #[inline]
+    fn narrow(&self, first: u32) -> [__m256i; 16] {
+        let mut x = [_mm256_setzero_si256(); 16];
+        for (register, word) in x.iter_mut().zip(self.words(first)) {
             *register = _mm256_set1_epi32(word.cast_signed());
         }
-        start[12] = _mm256_add_epi32(_mm256_set1_epi32(first.cast_signed()), counters);
-        let mut x = start;
-        rounds8(&mut x, beside);
-        for (word, start) in x.iter_mut().zip(start) {
-            *word = _mm256_add_epi32(*word, start);
-        }
-        let mut blocks = [_mm512_setzero_si512(); 8];
-        let rows = [
-            transpose8([x[0], x[1], x[2], x[3]]),
-            transpose8([x[4], x[5], x[6], x[7]]),
-            transpose8([x[8], x[9], x[10], x[11]]),
-            transpose8([x[12], x[13], x[14], x[15]]),
-        ];
-        for j in 0..4 {
-            // Register: eight words of the blocks j and 4 + j.
-            let low = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(rows[0][j]), rows[1][j]);
-            let high = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(rows[2][j]), rows[3][j]);
-            blocks[j] = _mm512_shuffle_i32x4::<0b10_00_10_00>(low, high);
-            blocks[4 + j] = _mm512_shuffle_i32x4::<0b11_01_11_01>(low, high);
-        }
-        blocks
+        x[12] = _mm256_add_epi32(x[12], _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+        x
     }
+
+    /// The states of sixteen blocks.
+    #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
+    #[inline]
+    fn wide(&self, first: u32) -> [__m512i; 16] {
+        let mut x = [_mm512_setzero_si512(); 16];
+        for (register, word) in x.iter_mut().zip(self.words(first)) {
+            *register = _mm512_set1_epi32(word.cast_signed());
+        }
+        x[12] = _mm512_add_epi32(x[12], _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+        x
+    }
+
+    #[inline(always)]
+    fn words(&self, block: u32) -> [u32; 16] {
+        let [c0, c1, c2, c3] = CONSTANTS;
+        let [k0, k1, k2, k3, k4, k5, k6, k7] = *self.key;
+        let [low, high] = [self.counter as u32, (self.counter >> 32) as u32];
+        [c0, c1, c2, c3, k0, k1, k2, k3, k4, k5, k6, k7, block, 0, low, high]
+    }
+}
+
+/// Ends the rounds: the states' words added, transposed into blocks.
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
+#[inline]
+fn narrow_blocks(mut x: [__m256i; 16], start: [__m256i; 16]) -> [__m512i; 8] {
+    for (word, start) in x.iter_mut().zip(start) {
+        *word = _mm256_add_epi32(*word, start);
+    }
+    let rows = [
+        transpose8([x[0], x[1], x[2], x[3]]),
+        transpose8([x[4], x[5], x[6], x[7]]),
+        transpose8([x[8], x[9], x[10], x[11]]),
+        transpose8([x[12], x[13], x[14], x[15]]),
+    ];
+    let mut blocks = [_mm512_setzero_si512(); 8];
+    for j in 0..4 {
+        // Register: eight words of the blocks j and 4 + j.
+        let low = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(rows[0][j]), rows[1][j]);
+        let high = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(rows[2][j]), rows[3][j]);
+        blocks[j] = _mm512_shuffle_i32x4::<EVEN>(low, high);
+        blocks[4 + j] = _mm512_shuffle_i32x4::<ODD>(low, high);
+    }
+    blocks
+}
+
+/// Ends the rounds: the states' words added, transposed into blocks.
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
+#[inline]
+fn wide_blocks(mut x: [__m512i; 16], start: [__m512i; 16]) -> [__m512i; 16] {
+    for (word, start) in x.iter_mut().zip(start) {
+        *word = _mm512_add_epi32(*word, start);
+    }
+    let rows = [
+        transpose16([x[0], x[1], x[2], x[3]]),
+        transpose16([x[4], x[5], x[6], x[7]]),
+        transpose16([x[8], x[9], x[10], x[11]]),
+        transpose16([x[12], x[13], x[14], x[15]]),
+    ];
+    let mut blocks = [_mm512_setzero_si512(); 16];
+    for j in 0..4 {
+        // Register: four words of the blocks j, 4 + j, 8 + j, 12 + j.
+        let even = _mm512_shuffle_i32x4::<EVEN>(rows[0][j], rows[1][j]);
+        let odd = _mm512_shuffle_i32x4::<ODD>(rows[0][j], rows[1][j]);
+        let even_high = _mm512_shuffle_i32x4::<EVEN>(rows[2][j], rows[3][j]);
+        let odd_high = _mm512_shuffle_i32x4::<ODD>(rows[2][j], rows[3][j]);
+        blocks[j] = _mm512_shuffle_i32x4::<EVEN>(even, even_high);
+        blocks[8 + j] = _mm512_shuffle_i32x4::<ODD>(even, even_high);
+        blocks[4 + j] = _mm512_shuffle_i32x4::<EVEN>(odd, odd_high);
+        blocks[12 + j] = _mm512_shuffle_i32x4::<ODD>(odd, odd_high);
+    }
+    blocks
 }
 
 /// Turns four words of 16 blocks into, of every fourth block, four words side by side.
@@ -160,10 +203,11 @@ fn transpose8(x: [__m256i; 4]) -> [__m256i; 4] {
     ]
 }
 
-/// XORs `from`, continued with zeros, with the key stream into `to`, as far as both go.
+/// XORs `from`, continued with zeros, with the key stream into `to`, as far as both go; calls `beside` for each block, for
+/// what the integer units can do meanwhile.
 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
 #[inline]
-pub(super) fn xor(stream: &[__m512i], from: &[u8], to: &mut [u8]) {
+pub(super) fn xor(stream: &[__m512i], from: &[u8], to: &mut [u8], mut beside: impl FnMut()) {
     let plain = from.as_chunks().0;
     for (i, &block) in stream.iter().enumerate() {
         if let (Some(plain), Some(text)) = (plain.get(i), to.as_chunks_mut().0.get_mut(i)) {
@@ -173,6 +217,7 @@ pub(super) fn xor(stream: &[__m512i], from: &[u8], to: &mut [u8]) {
         } else {
             break;
         }
+        beside();
     }
 }
 

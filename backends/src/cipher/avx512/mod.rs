@@ -24,17 +24,13 @@ mod tests;
 use ginnel_engine::noise::aead::Aead;
 use zeroize::Zeroizing;
 
-/// Bytes of key stream in a pass of 16 blocks.
-const PASS: usize = 1024;
 const TAG: usize = 16;
-/// Blocks of Poly1305, a multiple of what its lanes take, beside a pass of 8 blocks: as many as take no longer. Measured.
-const BESIDE: usize = 8;
 
 /// ChaCha20-Poly1305 with AVX-512, for messages of up to 2³² − 2 blocks of 64 bytes.
 ///
 /// Exists only on a CPU that has what it needs, see [`supported`].
 pub struct ChaCha20Poly1305 {
-    key: Zeroizing<[u8; 32]>,
+    key: Zeroizing<[u32; 8]>,
 }
 
 /// Whether this CPU has all that [`ChaCha20Poly1305`] needs.
@@ -51,7 +47,11 @@ impl Aead for ChaCha20Poly1305 {
     /// Panics where [`supported`] is false.
     fn new(key: &[u8; 32]) -> Self {
         assert!(supported(), "AVX-512 cipher chosen for a CPU without it: ask `supported` first");
-        Self { key: Zeroizing::new(*key) }
+        let mut words = Zeroizing::new([0; 8]);
+        for (word, bytes) in words.iter_mut().zip(key.as_chunks().0) {
+            *word = u32::from_le_bytes(*bytes);
+        }
+        Self { key: words }
     }
 
     /// Panics unless `sealed` has room for `plain` and the tag.
@@ -77,44 +77,37 @@ impl Aead for ChaCha20Poly1305 {
 /// XORs `from`, continued with zeros, with the key stream into `to`; returns the tag of `to` when sealing, of `from` when
 /// opening.
 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
-fn crypt<const SEAL: bool>(key: &[u8; 32], counter: u64, from: &[u8], to: &mut [u8]) -> [u8; TAG] {
-    let first = chacha::State::new(key, counter);
-    let blocks = 1 + to.len().div_ceil(chacha::BLOCK);
+fn crypt<const SEAL: bool>(key: &[u32; 8], counter: u64, from: &[u8], to: &mut [u8]) -> [u8; TAG] {
+    let message = chacha::Message { key, counter };
     let mut table = lanes::Powers::new();
+    let blocks = 1 + to.len().div_ceil(chacha::BLOCK);
+    let (mac, mut power);
     if blocks <= 8 {
-        let stream = first.blocks8(0, |_| {});
-        chacha::xor(&stream[1..], from, to);
-        let mac = poly::Poly1305::new(memory::bytes(stream[0]).first_chunk().expect("a block is longer"));
-        let mut power = mac.powers(&mut table);
-        return mac.tag(&mut power, &mut table, if SEAL { to } else { from });
-    }
-    let stream = first.blocks16(0);
-    let mut mac = poly::Poly1305::new(memory::bytes(stream[0]).first_chunk().expect("a block is longer"));
-    let mut power = mac.powers(&mut table);
-    let (head, mut rest) = to.split_at_mut(to.len().min(PASS - chacha::BLOCK));
-    chacha::xor(&stream[1..], from, head);
-    let mut from_rest = from.get(head.len()..).unwrap_or_default();
-    if blocks > 16 && blocks <= 24 {
-        let text = if SEAL { &*head } else { from };
-        let odd = (head.len() + rest.len()).div_ceil(poly::BLOCK) % lanes::LANES;
-        let mut beside = text.as_chunks().0[..odd + BESIDE].iter();
-        let stream = first.blocks8(16, |_| {
-            power.next(&mut table);
-            for _ in 0..2 {
-                if let Some(block) = beside.next() {
-                    mac.add(block);
-                }
-            }
-        });
-        chacha::xor(&stream, from_rest, rest);
+        let stream = message.blocks8(0);
+        mac = poly::Poly1305::new(memory::bytes(stream[0]).first_chunk().expect("a block is longer"));
+        power = mac.powers(&mut table);
+        chacha::xor(&stream[1..], from, to, || {});
+    } else if blocks <= 16 {
+        let stream = message.blocks16(0);
+        mac = poly::Poly1305::new(memory::bytes(stream[0]).first_chunk().expect("a block is longer"));
+        power = mac.powers(&mut table);
+        chacha::xor(&stream[1..], from, to, || power.next(&mut table));
     } else {
-        let mut block = 16;
+        let (stream, more) = message.blocks24(0);
+        mac = poly::Poly1305::new(memory::bytes(stream[0]).first_chunk().expect("a block is longer"));
+        power = mac.powers(&mut table);
+        let (head, mut rest) = to.split_at_mut(15 * chacha::BLOCK);
+        chacha::xor(&stream[1..], from, head, || power.next(&mut table));
+        let mut from = from.get(head.len()..).unwrap_or_default();
+        chacha::xor(&more, from, rest, || {});
+        let mut block = 24;
+        from = from.get(8 * chacha::BLOCK..).unwrap_or_default();
+        rest = rest.get_mut(8 * chacha::BLOCK..).unwrap_or_default();
         while !rest.is_empty() {
-            let (now, later) = rest.split_at_mut(rest.len().min(PASS));
-            chacha::xor(&first.blocks16(block), from_rest, now);
+            chacha::xor(&message.blocks16(block), from, rest, || {});
             block += 16;
-            from_rest = from_rest.get(PASS..).unwrap_or_default();
-            rest = later;
+            from = from.get(16 * chacha::BLOCK..).unwrap_or_default();
+            rest = rest.get_mut(16 * chacha::BLOCK..).unwrap_or_default();
         }
     }
     mac.tag(&mut power, &mut table, if SEAL { to } else { from })
