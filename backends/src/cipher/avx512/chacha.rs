@@ -80,14 +80,15 @@ impl Message<'_> {
     }
 
     /// Twenty-four blocks of key stream, from block `first` on: the two above in the time of little more than the longer,
-    /// in all 32 registers.
+    /// in all 32 registers. The first sixteen go to `begin`, then the others are returned.
     #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
     #[inline]
-    pub(super) fn blocks24(&self, first: u32) -> ([__m512i; 16], [__m512i; 8]) {
+    pub(super) fn blocks24(&self, first: u32, begin: impl FnOnce([__m512i; 16])) -> [__m512i; 8] {
         let (start, start_narrow) = (self.wide(first), self.narrow(first + 16));
         let (mut x, mut y) = (start, start_narrow);
         rounds!(wide x, narrow y);
-        (wide_blocks(x, start), narrow_blocks(y, start_narrow))
+        begin(wide_blocks(x, start));
+        narrow_blocks(y, start_narrow)
     }
 
     /// The states of eight blocks.
@@ -203,21 +204,21 @@ fn transpose8(x: [__m256i; 4]) -> [__m256i; 4] {
     ]
 }
 
-/// XORs `from`, continued with zeros, with the key stream into `to`, as far as both go; calls `beside` for each block, for
-/// what the integer units can do meanwhile.
+/// XORs `from`, continued with zeros, with the key stream into `to`, as far as both go.
 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
 #[inline]
-pub(super) fn xor(stream: &[__m512i], from: &[u8], to: &mut [u8], mut beside: impl FnMut()) {
-    let plain = from.as_chunks().0;
-    for (i, &block) in stream.iter().enumerate() {
-        if let (Some(plain), Some(text)) = (plain.get(i), to.as_chunks_mut().0.get_mut(i)) {
-            memory::store(text, _mm512_xor_si512(block, memory::load(plain)));
-        } else if let Some(text @ [_, ..]) = to.get_mut(i * BLOCK..) {
-            xor_part(block, from.get(i * BLOCK..).unwrap_or_default(), text);
-        } else {
-            break;
+pub(super) fn xor(stream: &[__m512i], from: &[u8], to: &mut [u8]) {
+    let plain = from.as_chunks::<BLOCK>().0;
+    let text = to.as_chunks_mut::<BLOCK>().0;
+    let whole = plain.len().min(text.len()).min(stream.len());
+    for ((&block, plain), text) in stream.iter().zip(plain).zip(text) {
+        memory::store(text, _mm512_xor_si512(block, memory::load(plain)));
+    }
+    for (i, &block) in stream.iter().enumerate().skip(whole) {
+        match to.get_mut(i * BLOCK..) {
+            Some(text @ [_, ..]) => xor_part(block, from.get(i * BLOCK..).unwrap_or_default(), text),
+            _ => break,
         }
-        beside();
     }
 }
 
@@ -225,7 +226,8 @@ pub(super) fn xor(stream: &[__m512i], from: &[u8], to: &mut [u8], mut beside: im
 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
 #[inline(never)]
 fn xor_part(block: __m512i, from: &[u8], to: &mut [u8]) {
-    let to_len = to.len().min(BLOCK);
     let plain = memory::load_part(&from[..from.len().min(BLOCK)]);
-    memory::store_part(&mut to[..to_len], _mm512_xor_si512(block, plain));
+    let text = memory::bytes(_mm512_xor_si512(block, plain));
+    let to_len = to.len().min(BLOCK);
+    to[..to_len].copy_from_slice(&text[..to_len]);
 }

@@ -162,7 +162,7 @@ fn add(sums: [__m512i; 3], group: &[u8]) -> [__m512i; 3] {
     ]
 }
 
-/// Up to four blocks.
+/// Four blocks, the last of them perhaps short, or none.
 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
 #[inline]
 fn load(blocks: &[u8]) -> __m512i {

@@ -22,6 +22,7 @@ mod poly;
 mod tests;
 
 use ginnel_engine::noise::aead::Aead;
+use core::arch::x86_64::*;
 use zeroize::Zeroizing;
 
 const TAG: usize = 16;
@@ -79,36 +80,45 @@ impl Aead for ChaCha20Poly1305 {
 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
 fn crypt<const SEAL: bool>(key: &[u32; 8], counter: u64, from: &[u8], to: &mut [u8]) -> [u8; TAG] {
     let message = chacha::Message { key, counter };
-    let mut table = lanes::Powers::new();
-    let blocks = 1 + to.len().div_ceil(chacha::BLOCK);
-    let (mac, mut power);
-    if blocks <= 8 {
-        let stream = message.blocks8(0);
-        mac = poly::Poly1305::new(memory::bytes(stream[0]).first_chunk().expect("a block is longer"));
-        power = mac.powers(&mut table);
-        chacha::xor(&stream[1..], from, to, || {});
-    } else if blocks <= 16 {
-        let stream = message.blocks16(0);
-        mac = poly::Poly1305::new(memory::bytes(stream[0]).first_chunk().expect("a block is longer"));
-        power = mac.powers(&mut table);
-        chacha::xor(&stream[1..], from, to, || power.next(&mut table));
+    let len = to.len();
+    let blocks = 1 + len.div_ceil(chacha::BLOCK);
+    let (mut mac, powers);
+    if blocks <= 16 {
+        let mut stream = [_mm512_setzero_si512(); 16];
+        if blocks <= 8 {
+            stream[..8].copy_from_slice(&message.blocks8(0));
+        } else {
+            stream = message.blocks16(0);
+        }
+        mac = poly::Poly1305::new(stream[0]);
+        powers = mac.powers(len);
+        chacha::xor(&stream[1..], from, to);
+        if powers.is_some() {
+            mac.add_odd(if SEAL { to } else { from }, len);
+        }
     } else {
-        let (stream, more) = message.blocks24(0);
-        mac = poly::Poly1305::new(memory::bytes(stream[0]).first_chunk().expect("a block is longer"));
-        power = mac.powers(&mut table);
         let (head, mut rest) = to.split_at_mut(15 * chacha::BLOCK);
-        chacha::xor(&stream[1..], from, head, || power.next(&mut table));
-        let mut from = from.get(head.len()..).unwrap_or_default();
-        chacha::xor(&more, from, rest, || {});
+        let mut begun = None;
+        let stream = message.blocks24(0, |stream| {
+            // Beside what is left to do for the other blocks.
+            let mut mac = poly::Poly1305::new(stream[0]);
+            let powers = mac.powers(len);
+            chacha::xor(&stream[1..], from, head);
+            mac.add_odd(if SEAL { head } else { from }, len);
+            begun = Some((mac, powers));
+        });
+        (mac, powers) = begun.expect("called");
+        let mut from = from.get(15 * chacha::BLOCK..).unwrap_or_default();
+        chacha::xor(&stream, from, rest);
         let mut block = 24;
         from = from.get(8 * chacha::BLOCK..).unwrap_or_default();
         rest = rest.get_mut(8 * chacha::BLOCK..).unwrap_or_default();
         while !rest.is_empty() {
-            chacha::xor(&message.blocks16(block), from, rest, || {});
+            chacha::xor(&message.blocks16(block), from, rest);
             block += 16;
             from = from.get(16 * chacha::BLOCK..).unwrap_or_default();
             rest = rest.get_mut(16 * chacha::BLOCK..).unwrap_or_default();
         }
     }
-    mac.tag(&mut power, &mut table, if SEAL { to } else { from })
+    mac.tag(powers.as_ref(), if SEAL { to } else { from })
 }

@@ -1,6 +1,7 @@
 //! Poly1305 (RFC 8439 §2.5) over one ciphertext without associated data: what runs on the integer units.
 
-use super::{TAG, lanes};
+use super::{TAG, lanes, memory};
+use core::arch::x86_64::__m512i;
 
 /// Bytes in a block.
 pub(super) const BLOCK: usize = 16;
@@ -23,13 +24,6 @@ pub(super) struct Poly1305 {
     blocks: usize,
 }
 
-/// How far the powers of r are computed.
-pub(super) struct Power {
-    r: Multiplier,
-    highest: Number,
-    exponent: usize,
-}
-
 /// The clamped r. The bits that are zero keep products and sums in range.
 #[derive(Clone, Copy)]
 struct Multiplier {
@@ -40,12 +34,14 @@ struct Multiplier {
 }
 
 impl Poly1305 {
-    /// `key`: r, then s.
-    #[inline(always)]
-    pub(super) fn new(key: &[u8; 32]) -> Self {
-        let (halves, _) = key.as_chunks::<BLOCK>();
-        let r = u128::from_le_bytes(halves[0]) & CLAMP;
-        Self { r: Multiplier::new(r), s: u128::from_le_bytes(halves[1]), sum: [0; 3], blocks: 0 }
+    /// The first 32 bytes of `key`, a block of key stream, are r and s.
+    #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
+    #[inline]
+    pub(super) fn new(key: __m512i) -> Self {
+        let key = memory::bytes(key);
+        let (parts, _) = key.as_chunks::<BLOCK>();
+        let r = u128::from_le_bytes(parts[0]) & CLAMP;
+        Self { r: Multiplier::new(r), s: u128::from_le_bytes(parts[1]), sum: [0; 3], blocks: 0 }
     }
 
     #[inline(always)]
@@ -54,31 +50,40 @@ impl Poly1305 {
         self.blocks += 1;
     }
 
-    /// For [`lanes`].
+    /// What [`lanes`] need for a text of so many bytes, if they pay.
     #[inline(always)]
-    pub(super) fn powers(&self, table: &mut lanes::Powers) -> Power {
-        let highest = [self.r.low, self.r.high, 0];
-        table.set(1, highest);
-        Power { r: self.r, highest, exponent: 1 }
+    pub(super) fn powers(&self, text_len: usize) -> Option<lanes::Powers> {
+        if text_len.div_ceil(BLOCK) < BLOCKS_MIN {
+            return None;
+        }
+        let mut powers = lanes::Powers::new();
+        let mut power = [self.r.low, self.r.high, 0];
+        powers.set(1, power);
+        for exponent in 2..=lanes::EXPONENT_MAX {
+            power = self.r.times(power);
+            powers.set(exponent, power);
+        }
+        Some(powers)
+    }
+
+    /// Adds the first blocks of a text of so many bytes, so that the rest is a multiple of what [`lanes`] take at a time.
+    #[inline(always)]
+    pub(super) fn add_odd(&mut self, text: &[u8], text_len: usize) {
+        let odd = text_len.div_ceil(BLOCK) % lanes::LANES;
+        for block in text.as_chunks().0.iter().take(odd) {
+            self.add(block);
+        }
     }
 
     /// The tag: `text`, from the first block that is not in the sum, then the lengths.
     #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
     #[inline]
-    pub(super) fn tag(mut self, power: &mut Power, table: &mut lanes::Powers, text: &[u8]) -> [u8; TAG] {
-        let (blocks, part) = text[self.blocks * BLOCK..].as_chunks::<BLOCK>();
-        let count = blocks.len() + usize::from(!part.is_empty());
-        if count >= BLOCKS_MIN {
-            let (odd, _) = blocks.split_at(count % lanes::LANES);
-            for block in odd {
-                power.next(table);
-                self.add(block);
-            }
-            while power.exponent < lanes::EXPONENT_MAX {
-                power.next(table);
-            }
-            self.sum = lanes::sum(self.sum, table, &text[self.blocks * BLOCK..]);
+    pub(super) fn tag(mut self, powers: Option<&lanes::Powers>, text: &[u8]) -> [u8; TAG] {
+        let rest = &text[self.blocks * BLOCK..];
+        if let Some(powers) = powers {
+            self.sum = lanes::sum(self.sum, powers, rest);
         } else {
+            let (blocks, part) = rest.as_chunks();
             for block in blocks {
                 self.add(block);
             }
@@ -91,18 +96,6 @@ impl Poly1305 {
         let lengths = u128::from(text.len() as u64) << 64;
         let sum = self.r.times(add(self.sum, lengths, BEHIND));
         reduce(sum).wrapping_add(self.s).to_le_bytes()
-    }
-}
-
-impl Power {
-    /// Computes the next power, unless all are in the table.
-    #[inline(always)]
-    pub(super) fn next(&mut self, table: &mut lanes::Powers) {
-        if self.exponent < lanes::EXPONENT_MAX {
-            self.highest = self.r.times(self.highest);
-            self.exponent += 1;
-            table.set(self.exponent, self.highest);
-        }
     }
 }
 
