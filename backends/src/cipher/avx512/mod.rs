@@ -82,7 +82,8 @@ fn crypt<const SEAL: bool>(key: &[u32; 8], counter: u64, from: &[u8], to: &mut [
     let message = chacha::Message { key, counter };
     let len = to.len();
     let blocks = 1 + len.div_ceil(chacha::BLOCK);
-    let (mut mac, powers);
+    let mut powers = lanes::Powers::new();
+    let mut mac;
     if blocks <= 16 {
         let mut stream = [_mm512_setzero_si512(); 16];
         if blocks <= 8 {
@@ -91,9 +92,11 @@ fn crypt<const SEAL: bool>(key: &[u32; 8], counter: u64, from: &[u8], to: &mut [
             stream = message.blocks16(0);
         }
         mac = poly::Poly1305::new(stream[0]);
-        powers = mac.powers(len);
+        if poly::lanes_pay(len) {
+            mac.fill(&mut powers);
+        }
         chacha::xor(&stream[1..], from, to);
-        if powers.is_some() {
+        if poly::lanes_pay(len) {
             mac.add_odd(if SEAL { to } else { from }, len);
         }
     } else {
@@ -102,12 +105,12 @@ fn crypt<const SEAL: bool>(key: &[u32; 8], counter: u64, from: &[u8], to: &mut [
         let stream = message.blocks24(0, |stream| {
             // Beside what is left to do for the other blocks.
             let mut mac = poly::Poly1305::new(stream[0]);
-            let powers = mac.powers(len);
+            mac.fill(&mut powers);
             chacha::xor(&stream[1..], from, head);
             mac.add_odd(if SEAL { head } else { from }, len);
-            begun = Some((mac, powers));
+            begun = Some(mac);
         });
-        (mac, powers) = begun.expect("called");
+        mac = begun.expect("called");
         let mut from = from.get(15 * chacha::BLOCK..).unwrap_or_default();
         chacha::xor(&stream, from, rest);
         let mut block = 24;
@@ -120,5 +123,5 @@ fn crypt<const SEAL: bool>(key: &[u32; 8], counter: u64, from: &[u8], to: &mut [
             rest = rest.get_mut(16 * chacha::BLOCK..).unwrap_or_default();
         }
     }
-    mac.tag(powers.as_ref(), if SEAL { to } else { from })
+    mac.tag(&powers, if SEAL { to } else { from })
 }

@@ -50,20 +50,15 @@ impl Poly1305 {
         self.blocks += 1;
     }
 
-    /// What [`lanes`] need for a text of so many bytes, if they pay.
+    /// Computes what [`lanes`] need.
     #[inline(always)]
-    pub(super) fn powers(&self, text_len: usize) -> Option<lanes::Powers> {
-        if text_len.div_ceil(BLOCK) < BLOCKS_MIN {
-            return None;
-        }
-        let mut powers = lanes::Powers::new();
+    pub(super) fn fill(&self, powers: &mut lanes::Powers) {
         let mut power = [self.r.low, self.r.high, 0];
         powers.set(1, power);
         for exponent in 2..=lanes::EXPONENT_MAX {
             power = self.r.times(power);
             powers.set(exponent, power);
         }
-        Some(powers)
     }
 
     /// Adds the first blocks of a text of so many bytes, so that the rest is a multiple of what [`lanes`] take at a time.
@@ -78,9 +73,9 @@ impl Poly1305 {
     /// The tag: `text`, from the first block that is not in the sum, then the lengths.
     #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
     #[inline]
-    pub(super) fn tag(mut self, powers: Option<&lanes::Powers>, text: &[u8]) -> [u8; TAG] {
+    pub(super) fn tag(mut self, powers: &lanes::Powers, text: &[u8]) -> [u8; TAG] {
         let rest = &text[self.blocks * BLOCK..];
-        if let Some(powers) = powers {
+        if lanes_pay(text.len()) {
             self.sum = lanes::sum(self.sum, powers, rest);
         } else {
             let (blocks, part) = rest.as_chunks();
@@ -97,6 +92,11 @@ impl Poly1305 {
         let sum = self.r.times(add(self.sum, lengths, BEHIND));
         reduce(sum).wrapping_add(self.s).to_le_bytes()
     }
+}
+
+/// Whether [`lanes`] are the faster for a text of so many bytes, with the powers of r they need.
+pub(super) fn lanes_pay(text_len: usize) -> bool {
+    text_len.div_ceil(BLOCK) >= BLOCKS_MIN
 }
 
 impl Multiplier {
