@@ -10,6 +10,7 @@ use core::hint::black_box;
 
 /// Blocks at a time.
 pub(super) const LANES: usize = 8;
+const GROUP: usize = LANES * poly::BLOCK;
 /// The powers of r that are needed end here.
 pub(super) const EXPONENT_MAX: usize = 8;
 
@@ -102,26 +103,26 @@ impl Multiplier {
     }
 }
 
-/// `start` and `text`, a multiple of eight blocks of which the last may be short, with all powers known.
+/// `start` and `text`, at least eight blocks, and a multiple of that if the last block counts that may be short.
 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
 #[inline]
 pub(super) fn sum(start: poly::Number, powers: &Powers, text: &[u8]) -> poly::Number {
     let [p0, p1, p2] = &powers.0;
-    let last = Multiplier::new([memory::load_words(p0), memory::load_words(p1), memory::load_words(p2)]);
     // r⁸ is the first block's.
     let step = Multiplier::new([broadcast(p0[0]), broadcast(p1[0]), broadcast(p2[0])]);
     let [s0, s1, s2] = limbs(start);
-    let first = [first_lane(s0), first_lane(s1), first_lane(s2)];
-    let mut groups = text.chunks(LANES * poly::BLOCK);
-    let mut sums = add(first, groups.next().unwrap_or_default());
+    let (groups, part) = text.as_chunks();
+    let (first, mut groups) = groups.split_first().expect("eight blocks");
+    let mut sums = add([first_lane(s0), first_lane(s1), first_lane(s2)], first);
     // Two sums in turn: the multiplication takes longer than the units are busy with it.
     if groups.len() >= DOUBLE_MIN {
         if groups.len() % 2 == 0 {
-            sums = add(step.times(sums), groups.next().unwrap_or_default());
+            sums = add(step.times(sums), &groups[0]);
+            groups = &groups[1..];
         }
         let double = Multiplier::new(step.times(step.r));
-        let mut odd = add([_mm512_setzero_si512(); 3], groups.next().unwrap_or_default());
-        while let (Some(group), Some(next)) = (groups.next(), groups.next()) {
+        let mut odd = add([_mm512_setzero_si512(); 3], &groups[0]);
+        for [group, next] in groups[1..].as_chunks().0 {
             sums = add(double.times(sums), group);
             odd = add(double.times(odd), next);
         }
@@ -129,47 +130,41 @@ pub(super) fn sum(start: poly::Number, powers: &Powers, text: &[u8]) -> poly::Nu
         for (sum, odd) in sums.iter_mut().zip(odd) {
             *sum = _mm512_add_epi64(*sum, odd);
         }
+        groups = &[];
     }
     for group in groups {
         sums = add(step.times(sums), group);
     }
+    if !part.is_empty() {
+        let mut group = [0; GROUP];
+        group[..part.len()].copy_from_slice(part);
+        sums = add(step.times(sums), &group);
+    }
+    let last = Multiplier::new([memory::load_words(p0), memory::load_words(p1), memory::load_words(p2)]);
     let [l0, l1, l2] = last.times(sums);
     let (l0, l1, l2) = (total(l0), total(l1), total(l2));
     // Back to words of 64 bits.
     let l0 = l0 + 5 * (l2 >> BITS_LAST);
-    let (low, carry) = (u128::from(l0) + (u128::from(l1) << BITS)).overflowing_add(u128::from(l2 & LIMB_LAST) << (2 * BITS));
-    [low as u64, (low >> 64) as u64, ((l2 & LIMB_LAST) >> 40) + u64::from(carry)]
+    let l2 = l2 & LIMB_LAST;
+    let (low, carry) = (u128::from(l0) + (u128::from(l1) << BITS)).overflowing_add(u128::from(l2) << (2 * BITS));
+    [low as u64, (low >> 64) as u64, (l2 >> 40) + u64::from(carry)]
 }
 
 /// Adds eight blocks, one a lane.
 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
 #[inline]
-fn add(sums: [__m512i; 3], group: &[u8]) -> [__m512i; 3] {
-    let (four, others) = group.split_at(group.len().min(64));
-    let four = load(four);
-    let others = load(others);
+fn add(sums: [__m512i; 3], group: &[u8; GROUP]) -> [__m512i; 3] {
+    let [four, others] = memory::load_two(group);
     let low = _mm512_unpacklo_epi64(four, others);
     let high = _mm512_unpackhi_epi64(four, others);
     let limb = broadcast(LIMB);
-    let behind = broadcast(BEHIND);
     // (a | b) & c
-    let middle =
-        _mm512_ternarylogic_epi64::<0xa8>(_mm512_srli_epi64::<44>(low), _mm512_slli_epi64::<20>(high), limb);
+    let middle = _mm512_ternarylogic_epi64::<0xa8>(_mm512_srli_epi64::<44>(low), _mm512_slli_epi64::<20>(high), limb);
     [
         _mm512_add_epi64(sums[0], _mm512_and_si512(low, limb)),
         _mm512_add_epi64(sums[1], middle),
-        _mm512_add_epi64(sums[2], _mm512_or_si512(_mm512_srli_epi64::<24>(high), behind)),
+        _mm512_add_epi64(sums[2], _mm512_or_si512(_mm512_srli_epi64::<24>(high), broadcast(BEHIND))),
     ]
-}
-
-/// Four blocks, the last of them perhaps short, or none.
-#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
-#[inline]
-fn load(blocks: &[u8]) -> __m512i {
-    match blocks.first_chunk() {
-        Some(blocks) => memory::load(blocks),
-        None => memory::load_part(blocks),
-    }
 }
 
 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]

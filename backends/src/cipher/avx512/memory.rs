@@ -10,6 +10,14 @@ pub(super) fn load(from: &[u8; 64]) -> __m512i {
     unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
 }
 
+/// Twice 64 bytes.
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
+#[inline]
+pub(super) fn load_two(from: &[u8; 128]) -> [__m512i; 2] {
+    let (parts, _) = from.as_chunks();
+    [load(&parts[0]), load(&parts[1])]
+}
+
 /// Up to 64 bytes, continued with zeros.
 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
 #[inline]

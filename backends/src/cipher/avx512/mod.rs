@@ -84,21 +84,20 @@ fn crypt<const SEAL: bool>(key: &[u32; 8], counter: u64, from: &[u8], to: &mut [
     let blocks = 1 + len.div_ceil(chacha::BLOCK);
     let mut powers = lanes::Powers::new();
     let mut mac;
-    if blocks <= 16 {
-        let mut stream = [_mm512_setzero_si512(); 16];
-        if blocks <= 8 {
-            stream[..8].copy_from_slice(&message.blocks8(0));
-        } else {
-            stream = message.blocks16(0);
-        }
+    if blocks <= 8 {
+        let stream = message.blocks8(0);
         mac = poly::Poly1305::new(stream[0]);
-        if poly::lanes_pay(len) {
-            mac.fill(&mut powers);
-        }
         chacha::xor(&stream[1..], from, to);
         if poly::lanes_pay(len) {
+            mac.fill(&mut powers);
             mac.add_odd(if SEAL { to } else { from }, len);
         }
+    } else if blocks <= 16 {
+        let stream = message.blocks16(0);
+        mac = poly::Poly1305::new(stream[0]);
+        mac.fill(&mut powers);
+        chacha::xor(&stream[1..], from, to);
+        mac.add_odd(if SEAL { to } else { from }, len);
     } else {
         let (head, mut rest) = to.split_at_mut(15 * chacha::BLOCK);
         let mut begun = None;
