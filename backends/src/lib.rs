@@ -3,6 +3,7 @@
 //! ```text
 //! device       the handle: configuration in, state and events out
 //! runtime      a thread per worker: turn, wait, turn
+//! cipher       which cipher a device uses
 //! backend      what a device gets its ports from
 //! linux        TUN and UDP with offloads; `sys` holds all `unsafe`
 //! fault        the same, with the errors that kernels give on bad days
@@ -11,6 +12,7 @@
 //! ```
 
 pub mod backend;
+pub mod cipher;
 pub mod conformance;
 pub mod device;
 pub mod fault;

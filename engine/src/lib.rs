@@ -2,7 +2,7 @@
 //!
 //! A [`worker::Worker`] owns one TUN queue, one UDP socket and the peers whose session index names it. Each call of
 //! [`worker::Worker::turn`] moves one batch each way, runs the timers that are due and applies waiting commands. The
-//! kernel is behind the two traits of [`port`]; the cipher and handshake are behind [`peer::noise::Noise`].
+//! kernel is behind the two traits of [`port`]; the protocol's own core, [`noise`], is behind [`peer::noise::Noise`].
 //!
 //! ```text
 //! outbound  Tun::recv ─superpacket─► route → peer → segment + seal into one Train ─► Link::send
@@ -19,6 +19,7 @@ pub mod event;
 pub mod frame;
 pub mod key;
 pub mod limits;
+pub mod noise;
 pub mod offload;
 pub mod peer;
 pub mod port;

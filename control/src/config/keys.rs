@@ -127,7 +127,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "log.level",
-        value: r#""info,boringtun=off""#,
+        value: r#""info""#,
         about: "What is logged: error, warn, info, debug, trace, also per module as in \"info,ginnel_control::node=debug\". \
                 RUST_LOG overrides it.",
         reloads: true,

@@ -21,33 +21,32 @@ mod poly;
 #[cfg(test)]
 mod tests;
 
-use ginnel_engine::noise::aead::Aead;
-use core::arch::x86_64::*;
+use ginnel_engine::noise::{Aead, TAG_BYTES};
 use zeroize::Zeroizing;
 
-const TAG: usize = 16;
-
-/// ChaCha20-Poly1305 with AVX-512, for messages of up to 2³² − 2 blocks of 64 bytes.
-///
-/// Exists only on a CPU that has what it needs, see [`supported`].
-pub struct ChaCha20Poly1305 {
+/// ChaCha20-Poly1305 with AVX-512. Exists only on a processor that has what it needs.
+pub struct Avx512 {
     key: Zeroizing<[u32; 8]>,
 }
 
-/// Whether this CPU has all that [`ChaCha20Poly1305`] needs.
-pub fn supported() -> bool {
-    is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512vl")
-        && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512dq")
-        && is_x86_feature_detected!("avx512ifma")
-        && is_x86_feature_detected!("bmi2")
+impl Avx512 {
+    /// Whether this processor has what it needs.
+    pub fn supported() -> bool {
+        is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512ifma")
+            && is_x86_feature_detected!("bmi2")
+    }
 }
 
-impl Aead for ChaCha20Poly1305 {
-    /// Panics where [`supported`] is false.
+impl Aead for Avx512 {
+    const NAME: &'static str = "AVX-512";
+
+    /// Panics where [`Avx512::supported`] is false.
     fn new(key: &[u8; 32]) -> Self {
-        assert!(supported(), "AVX-512 cipher chosen for a CPU without it: ask `supported` first");
+        assert!(Self::supported(), "a cipher with AVX-512 was chosen for a processor without it");
         let mut words = Zeroizing::new([0; 8]);
         for (word, bytes) in words.iter_mut().zip(key.as_chunks().0) {
             *word = u32::from_le_bytes(*bytes);
@@ -55,22 +54,22 @@ impl Aead for ChaCha20Poly1305 {
         Self { key: words }
     }
 
-    /// Panics unless `sealed` has room for `plain` and the tag.
     fn seal(&self, counter: u64, plain: &[u8], sealed: &mut [u8]) {
-        let (text, tag) = sealed.split_last_chunk_mut::<TAG>().expect("room for the tag");
-        assert!(plain.len() <= text.len(), "no room for the ciphertext");
-        // SAFETY: `new` has seen that the CPU has the features of `crypt`.
+        let sealed_bytes = sealed.len();
+        let Some((text, tag)) = sealed.split_last_chunk_mut().filter(|(text, _)| text.len() >= plain.len()) else {
+            debug_assert!(false, "no room for a packet of {} bytes in {sealed_bytes}", plain.len());
+            return sealed.fill(0);
+        };
+        // SAFETY: `new` has seen that the processor has the features of `crypt`.
         *tag = unsafe { crypt::<true>(&self.key, counter, plain, text) };
     }
 
-    /// Panics unless `plain` has room for all but the tag.
     fn open(&self, counter: u64, sealed: &[u8], plain: &mut [u8]) -> bool {
-        let Some((text, tag)) = sealed.split_last_chunk::<TAG>() else {
-            return false;
-        };
-        // SAFETY: `new` has seen that the CPU has the features of `crypt`.
-        let expected = unsafe { crypt::<false>(&self.key, counter, text, &mut plain[..text.len()]) };
-        // One comparison of all bits: it takes as long wherever they differ.
+        let Some((text, tag)) = sealed.split_last_chunk() else { return false };
+        let Some(plain) = plain.get_mut(..text.len()) else { return false };
+        // SAFETY: `new` has seen that the processor has the features of `crypt`.
+        let expected = unsafe { crypt::<false>(&self.key, counter, text, plain) };
+        // All bits at once: it takes as long wherever they differ.
         u128::from_ne_bytes(expected) ^ u128::from_ne_bytes(*tag) == 0
     }
 }
@@ -78,7 +77,7 @@ impl Aead for ChaCha20Poly1305 {
 /// XORs `from`, continued with zeros, with the key stream into `to`; returns the tag of `to` when sealing, of `from` when
 /// opening.
 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
-fn crypt<const SEAL: bool>(key: &[u32; 8], counter: u64, from: &[u8], to: &mut [u8]) -> [u8; TAG] {
+fn crypt<const SEAL: bool>(key: &[u32; 8], counter: u64, from: &[u8], to: &mut [u8]) -> [u8; TAG_BYTES] {
     let message = chacha::Message { key, counter };
     let len = to.len();
     let blocks = 1 + len.div_ceil(chacha::BLOCK);

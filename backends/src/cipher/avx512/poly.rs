@@ -1,7 +1,8 @@
 //! Poly1305 (RFC 8439 §2.5) over one ciphertext without associated data: what runs on the integer units.
 
-use super::{TAG, lanes, memory};
+use super::{lanes, memory};
 use core::arch::x86_64::__m512i;
+use ginnel_engine::noise::TAG_BYTES;
 
 /// Bytes in a block.
 pub(super) const BLOCK: usize = 16;
@@ -73,7 +74,7 @@ impl Poly1305 {
     /// The tag: `text`, from the first block that is not in the sum, then the lengths.
     #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
     #[inline]
-    pub(super) fn tag(mut self, powers: &lanes::Powers, text: &[u8]) -> [u8; TAG] {
+    pub(super) fn tag(mut self, powers: &lanes::Powers, text: &[u8]) -> [u8; TAG_BYTES] {
         let rest = &text[self.blocks * BLOCK..];
         if lanes_pay(text.len()) {
             self.sum = lanes::sum(self.sum, powers, rest);
