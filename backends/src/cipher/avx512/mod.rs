@@ -21,8 +21,10 @@ mod poly;
 #[cfg(test)]
 mod tests;
 
-use ginnel_engine::noise::{Aead, TAG_BYTES};
+use ginnel_engine::noise::Aead;
 use zeroize::Zeroizing;
+
+const TAG_BYTES: usize = 16;
 
 /// ChaCha20-Poly1305 with AVX-512. Exists only on a processor that has what it needs.
 pub struct Avx512 {
@@ -85,7 +87,7 @@ fn crypt<const SEAL: bool>(key: &[u32; 8], counter: u64, from: &[u8], to: &mut [
     let mut mac;
     if blocks <= 8 {
         let stream = message.blocks8(0);
-        mac = poly::Poly1305::new(stream[0]);
+        mac = poly::Poly1305::new(&memory::bytes(stream[0]));
         chacha::xor(&stream[1..], from, to);
         if poly::lanes_pay(len) {
             mac.fill(&mut powers);
@@ -93,7 +95,7 @@ fn crypt<const SEAL: bool>(key: &[u32; 8], counter: u64, from: &[u8], to: &mut [
         }
     } else if blocks <= 16 {
         let stream = message.blocks16(0);
-        mac = poly::Poly1305::new(stream[0]);
+        mac = poly::Poly1305::new(&memory::bytes(stream[0]));
         mac.fill(&mut powers);
         chacha::xor(&stream[1..], from, to);
         mac.add_odd(if SEAL { to } else { from }, len);
@@ -102,7 +104,7 @@ fn crypt<const SEAL: bool>(key: &[u32; 8], counter: u64, from: &[u8], to: &mut [
         let mut begun = None;
         let stream = message.blocks24(0, |stream| {
             // Beside what is left to do for the other blocks.
-            let mut mac = poly::Poly1305::new(stream[0]);
+            let mut mac = poly::Poly1305::new(&memory::bytes(stream[0]));
             mac.fill(&mut powers);
             chacha::xor(&stream[1..], from, head);
             mac.add_odd(if SEAL { head } else { from }, len);

@@ -1,8 +1,6 @@
 //! Poly1305 (RFC 8439 §2.5) over one ciphertext without associated data: what runs on the integer units.
 
-use super::{lanes, memory};
-use core::arch::x86_64::__m512i;
-use ginnel_engine::noise::TAG_BYTES;
+use super::{TAG_BYTES, lanes};
 
 /// Bytes in a block.
 pub(super) const BLOCK: usize = 16;
@@ -35,11 +33,9 @@ struct Multiplier {
 }
 
 impl Poly1305 {
-    /// The first 32 bytes of `key`, a block of key stream, are r and s.
-    #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
-    #[inline]
-    pub(super) fn new(key: __m512i) -> Self {
-        let key = memory::bytes(key);
+    /// `key`: a block of key stream, of which the first 32 bytes are r and s.
+    #[inline(always)]
+    pub(super) fn new(key: &[u8; 64]) -> Self {
         let (parts, _) = key.as_chunks::<BLOCK>();
         let r = u128::from_le_bytes(parts[0]) & CLAMP;
         Self { r: Multiplier::new(r), s: u128::from_le_bytes(parts[1]), sum: [0; 3], blocks: 0 }
@@ -90,8 +86,14 @@ impl Poly1305 {
             }
         }
         let lengths = u128::from(text.len() as u64) << 64;
-        let sum = self.r.times(add(self.sum, lengths, BEHIND));
-        reduce(sum).wrapping_add(self.s).to_le_bytes()
+        self.add(&lengths.to_le_bytes());
+        self.end()
+    }
+
+    /// The tag of what was added.
+    #[inline(always)]
+    pub(super) fn end(self) -> [u8; TAG_BYTES] {
+        reduce(self.sum).wrapping_add(self.s).to_le_bytes()
     }
 }
 
