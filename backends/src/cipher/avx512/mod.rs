@@ -44,7 +44,7 @@ impl Avx512 {
 }
 
 impl Aead for Avx512 {
-    const NAME: &'static str = "AVX-512";
+    const NAME: &'static str = "avx512";
 
     /// Panics where [`Avx512::supported`] is false.
     fn new(key: &[u8; 32]) -> Self {
