@@ -15,6 +15,11 @@ const CONSTANTS: [u32; 4] = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574]
 const EVEN: i32 = 0b10_00_10_00;
 const ODD: i32 = 0b11_01_11_01;
 
+/// By one word to the left, to the right, and by two.
+const LEFT: i32 = 0b00_11_10_01;
+const RIGHT: i32 = 0b10_01_00_11;
+const HALF: i32 = 0b01_00_11_10;
+
 /// What the key stream of a message depends on.
 pub(super) struct Message<'a> {
     pub(super) key: &'a [u32; 8],
@@ -24,7 +29,7 @@ pub(super) struct Message<'a> {
 const COLUMNS: [[usize; 4]; 4] = [[0, 4, 8, 12], [1, 5, 9, 13], [2, 6, 10, 14], [3, 7, 11, 15]];
 const DIAGONALS: [[usize; 4]; 4] = [[0, 5, 10, 15], [1, 6, 11, 12], [2, 7, 8, 13], [3, 4, 9, 14]];
 
-/// A quarter of four quarter rounds, side by side: a += b, d ^= a, d <<<= bits.
+/// A step of four quarter rounds, side by side: a += b, d ^= a, d <<<= bits; or the same with c, d, b.
 macro_rules! step {
     ($add:ident, $xor:ident, $rotate:ident, $x:ident, $quarters:ident, $a:literal, $b:literal, $d:literal, $bits:literal) => {
         for q in $quarters {
@@ -34,12 +39,35 @@ macro_rules! step {
     };
 }
 
+/// Of sixteen blocks, a word a register.
 macro_rules! wide {
     ($($step:tt)*) => { step!(_mm512_add_epi32, _mm512_xor_si512, _mm512_rol_epi32, $($step)*) };
 }
 
+/// Of eight blocks, a word a register.
 macro_rules! narrow {
     ($($step:tt)*) => { step!(_mm256_add_epi32, _mm256_xor_si256, _mm256_rol_epi32, $($step)*) };
+}
+
+/// Of four blocks, a row of four words a register: rows are turned before and after a step over diagonals. The second row
+/// stays, as it is the last to be ready.
+macro_rules! rows {
+    ($x:ident, DIAGONALS, 0, 1, 3, 16) => {
+        $x[0] = _mm512_shuffle_epi32::<RIGHT>($x[0]);
+        $x[2] = _mm512_shuffle_epi32::<LEFT>($x[2]);
+        $x[3] = _mm512_shuffle_epi32::<HALF>($x[3]);
+        rows!($x, COLUMNS, 0, 1, 3, 16);
+    };
+    ($x:ident, DIAGONALS, 2, 3, 1, 7) => {
+        rows!($x, COLUMNS, 2, 3, 1, 7);
+        $x[0] = _mm512_shuffle_epi32::<LEFT>($x[0]);
+        $x[2] = _mm512_shuffle_epi32::<RIGHT>($x[2]);
+        $x[3] = _mm512_shuffle_epi32::<HALF>($x[3]);
+    };
+    ($x:ident, $quarters:ident, $a:literal, $b:literal, $d:literal, $bits:literal) => {
+        $x[$a] = _mm512_add_epi32($x[$a], $x[$b]);
+        $x[$d] = _mm512_rol_epi32::<$bits>(_mm512_xor_si512($x[$d], $x[$a]));
+    };
 }
 
 /// The twenty rounds of some states, the steps of which alternate.
@@ -59,6 +87,16 @@ macro_rules! rounds {
 }
 
 impl Message<'_> {
+    /// Four blocks of key stream, from block `first` on.
+    #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
+    #[inline]
+    pub(super) fn blocks4(&self, first: u32) -> [__m512i; 4] {
+        let start = self.rows(first);
+        let mut x = start;
+        rounds!(rows x);
+        rows_blocks(x, start)
+    }
+
     /// Eight blocks of key stream, from block `first` on.
     #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
     #[inline]
@@ -67,6 +105,19 @@ impl Message<'_> {
         let mut x = start;
         rounds!(narrow x);
         narrow_blocks(x, start)
+    }
+
+    /// Twelve blocks of key stream, from block `first` on.
+    #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
+    #[inline]
+    pub(super) fn blocks12(&self, first: u32) -> [__m512i; 12] {
+        let (start, start_rows) = (self.narrow(first), self.rows(first + 8));
+        let (mut x, mut y) = (start, start_rows);
+        rounds!(narrow x, rows y);
+        let mut blocks = [_mm512_setzero_si512(); 12];
+        blocks[..8].copy_from_slice(&narrow_blocks(x, start));
+        blocks[8..].copy_from_slice(&rows_blocks(y, start_rows));
+        blocks
     }
 
     /// Sixteen blocks of key stream, from block `first` on.
@@ -89,6 +140,20 @@ impl Message<'_> {
         rounds!(wide x, narrow y);
         begin(wide_blocks(x, start));
         narrow_blocks(y, start_narrow)
+    }
+
+    /// The states of four blocks.
+    #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
+    #[inline]
+    fn rows(&self, first: u32) -> [__m512i; 4] {
+        let words = self.words(first);
+        let mut x = [_mm512_setzero_si512(); 4];
+        for (register, [w0, w1, w2, w3]) in x.iter_mut().zip(words.as_chunks().0) {
+            let row = _mm_setr_epi32(w0.cast_signed(), w1.cast_signed(), w2.cast_signed(), w3.cast_signed());
+            *register = _mm512_broadcast_i32x4(row);
+        }
+        x[3] = _mm512_add_epi32(x[3], _mm512_setr_epi32(0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0));
+        x
     }
 
     /// The states of eight blocks.
@@ -122,6 +187,16 @@ impl Message<'_> {
         let [low, high] = [self.counter as u32, (self.counter >> 32) as u32];
         [c0, c1, c2, c3, k0, k1, k2, k3, k4, k5, k6, k7, block, 0, low, high]
     }
+}
+
+/// Ends the rounds: the states' words added, transposed into blocks.
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
+#[inline]
+fn rows_blocks(mut x: [__m512i; 4], start: [__m512i; 4]) -> [__m512i; 4] {
+    for (row, start) in x.iter_mut().zip(start) {
+        *row = _mm512_add_epi32(*row, start);
+    }
+    transpose_quarters(x)
 }
 
 /// Ends the rounds: the states' words added, transposed into blocks.
@@ -164,16 +239,26 @@ fn wide_blocks(mut x: [__m512i; 16], start: [__m512i; 16]) -> [__m512i; 16] {
     let mut blocks = [_mm512_setzero_si512(); 16];
     for j in 0..4 {
         // Register: four words of the blocks j, 4 + j, 8 + j, 12 + j.
-        let even = _mm512_shuffle_i32x4::<EVEN>(rows[0][j], rows[1][j]);
-        let odd = _mm512_shuffle_i32x4::<ODD>(rows[0][j], rows[1][j]);
-        let even_high = _mm512_shuffle_i32x4::<EVEN>(rows[2][j], rows[3][j]);
-        let odd_high = _mm512_shuffle_i32x4::<ODD>(rows[2][j], rows[3][j]);
-        blocks[j] = _mm512_shuffle_i32x4::<EVEN>(even, even_high);
-        blocks[8 + j] = _mm512_shuffle_i32x4::<ODD>(even, even_high);
-        blocks[4 + j] = _mm512_shuffle_i32x4::<EVEN>(odd, odd_high);
-        blocks[12 + j] = _mm512_shuffle_i32x4::<ODD>(odd, odd_high);
+        let four = transpose_quarters([rows[0][j], rows[1][j], rows[2][j], rows[3][j]]);
+        for (l, block) in four.into_iter().enumerate() {
+            blocks[4 * l + j] = block;
+        }
     }
     blocks
+}
+
+/// Transposes the quarters of four registers.
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
+#[inline]
+fn transpose_quarters(x: [__m512i; 4]) -> [__m512i; 4] {
+    let (even, even_high) = (_mm512_shuffle_i32x4::<EVEN>(x[0], x[1]), _mm512_shuffle_i32x4::<EVEN>(x[2], x[3]));
+    let (odd, odd_high) = (_mm512_shuffle_i32x4::<ODD>(x[0], x[1]), _mm512_shuffle_i32x4::<ODD>(x[2], x[3]));
+    [
+        _mm512_shuffle_i32x4::<EVEN>(even, even_high),
+        _mm512_shuffle_i32x4::<EVEN>(odd, odd_high),
+        _mm512_shuffle_i32x4::<ODD>(even, even_high),
+        _mm512_shuffle_i32x4::<ODD>(odd, odd_high),
+    ]
 }
 
 /// Turns four words of 16 blocks into, of every fourth block, four words side by side.

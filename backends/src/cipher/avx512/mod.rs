@@ -21,6 +21,7 @@ mod poly;
 #[cfg(test)]
 mod tests;
 
+use core::arch::x86_64::__m512i;
 use ginnel_engine::noise::Aead;
 use zeroize::Zeroizing;
 
@@ -81,47 +82,53 @@ impl Aead for Avx512 {
 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
 fn crypt<const SEAL: bool>(key: &[u32; 8], counter: u64, from: &[u8], to: &mut [u8]) -> [u8; TAG_BYTES] {
     let message = chacha::Message { key, counter };
-    let len = to.len();
-    let blocks = 1 + len.div_ceil(chacha::BLOCK);
-    let mut powers = lanes::Powers::new();
-    let mut mac;
-    if blocks <= 8 {
-        let stream = message.blocks8(0);
-        mac = poly::Poly1305::new(&memory::bytes(stream[0]));
-        chacha::xor(&stream[1..], from, to);
-        if poly::lanes_pay(len) {
-            mac.fill(&mut powers);
-            mac.add_odd(if SEAL { to } else { from }, len);
-        }
-    } else if blocks <= 16 {
-        let stream = message.blocks16(0);
-        mac = poly::Poly1305::new(&memory::bytes(stream[0]));
-        mac.fill(&mut powers);
-        chacha::xor(&stream[1..], from, to);
-        mac.add_odd(if SEAL { to } else { from }, len);
-    } else {
-        let (head, mut rest) = to.split_at_mut(15 * chacha::BLOCK);
-        let mut begun = None;
-        let stream = message.blocks24(0, |stream| {
-            // Beside what is left to do for the other blocks.
-            let mut mac = poly::Poly1305::new(&memory::bytes(stream[0]));
-            mac.fill(&mut powers);
-            chacha::xor(&stream[1..], from, head);
-            mac.add_odd(if SEAL { head } else { from }, len);
-            begun = Some(mac);
-        });
-        mac = begun.expect("called");
-        let mut from = from.get(15 * chacha::BLOCK..).unwrap_or_default();
-        chacha::xor(&stream, from, rest);
-        let mut block = 24;
-        from = from.get(8 * chacha::BLOCK..).unwrap_or_default();
-        rest = rest.get_mut(8 * chacha::BLOCK..).unwrap_or_default();
-        while !rest.is_empty() {
-            chacha::xor(&message.blocks16(block), from, rest);
-            block += 16;
-            from = from.get(16 * chacha::BLOCK..).unwrap_or_default();
-            rest = rest.get_mut(16 * chacha::BLOCK..).unwrap_or_default();
-        }
+    match 1 + to.len().div_ceil(chacha::BLOCK) {
+        ..=4 => short::<SEAL>(&message.blocks4(0), from, to),
+        ..=8 => short::<SEAL>(&message.blocks8(0), from, to),
+        ..=12 => short::<SEAL>(&message.blocks12(0), from, to),
+        ..=16 => short::<SEAL>(&message.blocks16(0), from, to),
+        _ => long::<SEAL>(&message, from, to),
     }
-    mac.tag(&powers, if SEAL { to } else { from })
+}
+
+/// A message for which `stream` is long enough.
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
+#[inline]
+fn short<const SEAL: bool>(stream: &[__m512i], from: &[u8], to: &mut [u8]) -> [u8; TAG_BYTES] {
+    let mac = poly::Poly1305::new(&memory::bytes(stream[0]));
+    if !poly::lanes_pay(to.len()) {
+        chacha::xor(&stream[1..], from, to);
+        return mac.tag(if SEAL { to } else { from });
+    }
+    let mut powers = lanes::Powers::new();
+    mac.fill(&mut powers);
+    chacha::xor(&stream[1..], from, to);
+    mac.tag_by_lanes(&powers, if SEAL { to } else { from })
+}
+
+/// A message of more than sixteen blocks.
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
+#[inline]
+fn long<const SEAL: bool>(message: &chacha::Message<'_>, from: &[u8], to: &mut [u8]) -> [u8; TAG_BYTES] {
+    let mut powers = lanes::Powers::new();
+    let mut mac = None;
+    let (head, rest) = to.split_at_mut(15 * chacha::BLOCK);
+    let stream = message.blocks24(0, |stream| {
+        // On the integer units, beside the rest of this pass.
+        let begun = mac.insert(poly::Poly1305::new(&memory::bytes(stream[0])));
+        begun.fill(&mut powers);
+        chacha::xor(&stream[1..], from, head);
+    });
+    let mut from_rest = from.get(15 * chacha::BLOCK..).unwrap_or_default();
+    chacha::xor(&stream, from_rest, rest);
+    from_rest = from_rest.get(8 * chacha::BLOCK..).unwrap_or_default();
+    let mut rest = rest.get_mut(8 * chacha::BLOCK..).unwrap_or_default();
+    let mut block = 24;
+    while !rest.is_empty() {
+        chacha::xor(&message.blocks16(block), from_rest, rest);
+        from_rest = from_rest.get(16 * chacha::BLOCK..).unwrap_or_default();
+        rest = rest.get_mut(16 * chacha::BLOCK..).unwrap_or_default();
+        block += 16;
+    }
+    mac.expect("blocks24 has begun").tag_by_lanes(&powers, if SEAL { to } else { from })
 }

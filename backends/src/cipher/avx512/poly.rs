@@ -14,13 +14,11 @@ const BLOCKS_MIN: usize = 20;
 /// A number modulo p = 2¹³⁰ − 5, in words of 64 bits, the least first; not fully reduced, the last word stays below 8.
 pub(super) type Number = [u64; 3];
 
-/// The state over the first blocks of a text.
+/// The key, and the sum of the blocks so far.
 pub(super) struct Poly1305 {
     r: Multiplier,
     s: u128,
     sum: Number,
-    /// Blocks that are in `sum`.
-    blocks: usize,
 }
 
 /// The clamped r. The bits that are zero keep products and sums in range.
@@ -38,13 +36,12 @@ impl Poly1305 {
     pub(super) fn new(key: &[u8; 64]) -> Self {
         let (parts, _) = key.as_chunks::<BLOCK>();
         let r = u128::from_le_bytes(parts[0]) & CLAMP;
-        Self { r: Multiplier::new(r), s: u128::from_le_bytes(parts[1]), sum: [0; 3], blocks: 0 }
+        Self { r: Multiplier::new(r), s: u128::from_le_bytes(parts[1]), sum: [0; 3] }
     }
 
     #[inline(always)]
     pub(super) fn add(&mut self, block: &[u8; BLOCK]) {
         self.sum = self.r.times(add(self.sum, u128::from_le_bytes(*block), BEHIND));
-        self.blocks += 1;
     }
 
     /// Computes what [`lanes`] need.
@@ -58,34 +55,37 @@ impl Poly1305 {
         }
     }
 
-    /// Adds the first blocks of a text of so many bytes, so that the rest is a multiple of what [`lanes`] take at a time.
+    /// The tag of `text`, nothing of which was added.
     #[inline(always)]
-    pub(super) fn add_odd(&mut self, text: &[u8], text_len: usize) {
-        let odd = text_len.div_ceil(BLOCK) % lanes::LANES;
-        for block in text.as_chunks().0.iter().take(odd) {
+    pub(super) fn tag(mut self, text: &[u8]) -> [u8; TAG_BYTES] {
+        let (blocks, part) = text.as_chunks();
+        for block in blocks {
             self.add(block);
         }
+        if !part.is_empty() {
+            let mut block = [0; BLOCK];
+            block[..part.len()].copy_from_slice(part);
+            self.add(&block);
+        }
+        self.end_text(text.len())
     }
 
-    /// The tag: `text`, from the first block that is not in the sum, then the lengths.
+    /// The same for a text for which [`lanes_pay`].
     #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
     #[inline]
-    pub(super) fn tag(mut self, powers: &lanes::Powers, text: &[u8]) -> [u8; TAG_BYTES] {
-        let rest = &text[self.blocks * BLOCK..];
-        if lanes_pay(text.len()) {
-            self.sum = lanes::sum(self.sum, powers, rest);
-        } else {
-            let (blocks, part) = rest.as_chunks();
-            for block in blocks {
-                self.add(block);
-            }
-            if !part.is_empty() {
-                let mut block = [0; BLOCK];
-                block[..part.len()].copy_from_slice(part);
-                self.add(&block);
-            }
+    pub(super) fn tag_by_lanes(mut self, powers: &lanes::Powers, text: &[u8]) -> [u8; TAG_BYTES] {
+        let (blocks, _) = text.as_chunks();
+        let odd = text.len().div_ceil(BLOCK) % lanes::LANES;
+        for block in &blocks[..odd] {
+            self.add(block);
         }
-        let lengths = u128::from(text.len() as u64) << 64;
+        self.sum = lanes::sum(self.sum, powers, &text[odd * BLOCK..]);
+        self.end_text(text.len())
+    }
+
+    #[inline(always)]
+    fn end_text(mut self, text_bytes: usize) -> [u8; TAG_BYTES] {
+        let lengths = u128::from(text_bytes as u64) << 64;
         self.add(&lengths.to_le_bytes());
         self.end()
     }

@@ -215,16 +215,16 @@ fn poly1305_at_its_extremes() {
     }
 }
 
-/// As [`crypt`] computes it.
+/// As [`short`] computes it.
 fn tag(r: u128, s: u128, text: &[u8]) -> [u8; TAG_BYTES] {
-    let mut mac = poly::Poly1305::new(&one_time_key(r, s));
-    let mut powers = lanes::Powers::new();
-    if poly::lanes_pay(text.len()) {
-        mac.fill(&mut powers);
-        mac.add_odd(text, text.len());
+    let mac = poly::Poly1305::new(&one_time_key(r, s));
+    if !poly::lanes_pay(text.len()) {
+        return mac.tag(text);
     }
+    let mut powers = lanes::Powers::new();
+    mac.fill(&mut powers);
     // SAFETY: who calls has seen that the processor has the features.
-    unsafe { mac.tag(&powers, text) }
+    unsafe { mac.tag_by_lanes(&powers, text) }
 }
 
 /// The same, multiplied a bit at a time.
