@@ -7,12 +7,12 @@
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ginnel_engine::drops::DropReason;
 use ginnel_engine::key::PrivateKey;
-use ginnel_engine::offload::Plaintexts;
-use ginnel_engine::offload::coalesce::{Coalescer, Sink};
-use ginnel_engine::offload::segment::{Segments, TAIL_ROOM};
 use ginnel_engine::noise::random::Seed;
 use ginnel_engine::noise::stamp::Stamps;
 use ginnel_engine::noise::{Core, Ring};
+use ginnel_engine::offload::Plaintexts;
+use ginnel_engine::offload::coalesce::{Coalescer, Sink};
+use ginnel_engine::offload::segment::{Segments, TAIL_ROOM};
 use ginnel_engine::peer::noise::{Arrival, Departure, Noise, SessionBase};
 use ginnel_engine::port::{Gso, PartialChecksum, Transport, UnitMeta};
 use ginnel_engine::tick::Tick;
@@ -111,9 +111,8 @@ const NOW: Tick = Tick(1_000_000_000);
 fn pair() -> (Core<Ring>, Core<Ring>, u32) {
     let keys = [PrivateKey::new([1; 32]), PrivateKey::new([2; 32])];
     let (seed, stamps) = (Seed::new([7; 32]), Arc::new(Stamps::new(0)));
-    let mut identities = [0, 1].map(|n: u32| {
-        Core::<Ring>::identity(&keys[n as usize], &seed, seed.random("worker", n), &stamps)
-    });
+    let mut identities =
+        [0, 1].map(|n: u32| Core::<Ring>::identity(&keys[n as usize], &seed, seed.random("worker", n), &stamps));
     let mut a = Core::new(&mut identities[0], &keys[1].public(), None, SessionBase(1));
     let mut b = Core::new(&mut identities[1], &keys[0].public(), None, SessionBase(2));
     let mut train = Train::default();

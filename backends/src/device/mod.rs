@@ -367,7 +367,9 @@ fn draw_seed() -> Result<Seed, DeviceError> {
     let mut bytes = [0; 32];
     let error = |error: getrandom::Error| DeviceError::System {
         action: "asking for random numbers",
-        source: error.raw_os_error().map_or_else(|| std::io::ErrorKind::Other.into(), std::io::Error::from_raw_os_error),
+        source: error
+            .raw_os_error()
+            .map_or_else(|| std::io::ErrorKind::Other.into(), std::io::Error::from_raw_os_error),
     };
     getrandom::fill(&mut bytes).map_err(error)?;
     Ok(Seed::new(bytes))

@@ -241,12 +241,7 @@ impl<A: Aead> Noise for Core<A> {
         Identity::new(key, seed, random, stamps)
     }
 
-    fn new(
-        identity: &mut Identity,
-        peer: &PublicKey,
-        preshared: Option<&PresharedKey>,
-        base: SessionBase,
-    ) -> Self {
+    fn new(identity: &mut Identity, peer: &PublicKey, preshared: Option<&PresharedKey>, base: SessionBase) -> Self {
         let mut random = identity.random.fork();
         Self {
             remote: Remote::new(&identity.local, peer, preshared),

@@ -94,8 +94,7 @@ impl<A: Aead> Session<A> {
     /// # Errors
     /// Why it is to be dropped.
     pub fn open(&mut self, message: &[u8], room: &mut [u8]) -> Result<usize, DropReason> {
-        let (header, sealed) =
-            message.split_first_chunk::<DATA_HEADER_BYTES>().ok_or(DropReason::InboundMalformed)?;
+        let (header, sealed) = message.split_first_chunk::<DATA_HEADER_BYTES>().ok_or(DropReason::InboundMalformed)?;
         let counter = header.last_chunk().map_or(u64::MAX, |counter| u64::from_le_bytes(*counter));
         let bytes = sealed.len().checked_sub(TAG_BYTES).ok_or(DropReason::InboundMalformed)?;
         if counter >= REJECT_AFTER_MESSAGES {

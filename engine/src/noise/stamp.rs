@@ -76,7 +76,11 @@ mod tests {
     fn stamps_are_rounded_times_of_day() {
         let stamps = Stamps::new(1_700_000_000 * NANOS_PER_SEC);
         let Stamp(bytes) = stamps.next(Tick(5 * NANOS_PER_SEC + 123));
-        assert_eq!(bytes[..8], ((1_u64 << 62) + 10 + 1_700_000_005 - 1).to_be_bytes(), "rounded down into the second before");
+        assert_eq!(
+            bytes[..8],
+            ((1_u64 << 62) + 10 + 1_700_000_005 - 1).to_be_bytes(),
+            "rounded down into the second before"
+        );
         let nanos = u32::from_be_bytes(*bytes.last_chunk().unwrap());
         let exact = 1_700_000_005 * NANOS_PER_SEC + 123;
         assert_eq!(u64::from(nanos), (exact & !0xff_ffff) % NANOS_PER_SEC);

@@ -127,12 +127,8 @@ pub trait Noise: Sized {
     ///
     /// # Errors
     /// Why the message was dropped.
-    fn handshake(
-        &mut self,
-        now: Tick,
-        message: &[u8],
-        departure: &mut impl Departure,
-    ) -> Result<Handshake, DropReason>;
+    fn handshake(&mut self, now: Tick, message: &[u8], departure: &mut impl Departure)
+    -> Result<Handshake, DropReason>;
 
     /// Begins a handshake unless one is under way.
     fn initiate(&mut self, now: Tick, departure: &mut impl Departure);

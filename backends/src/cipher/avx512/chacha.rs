@@ -1,8 +1,16 @@
-//! ChaCha20 (RFC 8439 §2.3), vertically: a register holds one word of the state, of 8 or 16 blocks.
+//! ChaCha20 (RFC 8439 §2.3): the states of a message's blocks, the rounds, the key stream XORed with a text.
 //!
-//! No shuffle is needed until the end, when the words are transposed into blocks.
+//! ```text
+//! rows     4 blocks: a register holds a row of four words of each; the least to do for a short message
+//! narrow   8 blocks: a register of 256 bits holds one word of each
+//! wide    16 blocks: one of 512 bits does
+//! ```
+//!
+//! The steps of two kinds alternate where one alone leaves the vector units idle: 8 + 4 blocks take little longer than 8,
+//! 16 + 8 fill all 32 registers.
 
 use super::memory;
+use super::transpose::{narrow_blocks, rows_blocks, wide_blocks};
 use core::arch::x86_64::*;
 
 /// Bytes in a block.
@@ -10,10 +18,6 @@ pub(super) const BLOCK: usize = 64;
 
 /// "expand 32-byte k"
 const CONSTANTS: [u32; 4] = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574];
-
-/// Of two registers, the quarters 0 and 2, or 1 and 3.
-const EVEN: i32 = 0b10_00_10_00;
-const ODD: i32 = 0b11_01_11_01;
 
 /// By one word to the left, to the right, and by two.
 const LEFT: i32 = 0b00_11_10_01;
@@ -187,106 +191,6 @@ impl Message<'_> {
         let [low, high] = [self.counter as u32, (self.counter >> 32) as u32];
         [c0, c1, c2, c3, k0, k1, k2, k3, k4, k5, k6, k7, block, 0, low, high]
     }
-}
-
-/// Ends the rounds: the states' words added, transposed into blocks.
-#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
-#[inline]
-fn rows_blocks(mut x: [__m512i; 4], start: [__m512i; 4]) -> [__m512i; 4] {
-    for (row, start) in x.iter_mut().zip(start) {
-        *row = _mm512_add_epi32(*row, start);
-    }
-    transpose_quarters(x)
-}
-
-/// Ends the rounds: the states' words added, transposed into blocks.
-#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
-#[inline]
-fn narrow_blocks(mut x: [__m256i; 16], start: [__m256i; 16]) -> [__m512i; 8] {
-    for (word, start) in x.iter_mut().zip(start) {
-        *word = _mm256_add_epi32(*word, start);
-    }
-    let rows = [
-        transpose8([x[0], x[1], x[2], x[3]]),
-        transpose8([x[4], x[5], x[6], x[7]]),
-        transpose8([x[8], x[9], x[10], x[11]]),
-        transpose8([x[12], x[13], x[14], x[15]]),
-    ];
-    let mut blocks = [_mm512_setzero_si512(); 8];
-    for j in 0..4 {
-        // Register: eight words of the blocks j and 4 + j.
-        let low = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(rows[0][j]), rows[1][j]);
-        let high = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(rows[2][j]), rows[3][j]);
-        blocks[j] = _mm512_shuffle_i32x4::<EVEN>(low, high);
-        blocks[4 + j] = _mm512_shuffle_i32x4::<ODD>(low, high);
-    }
-    blocks
-}
-
-/// Ends the rounds: the states' words added, transposed into blocks.
-#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
-#[inline]
-fn wide_blocks(mut x: [__m512i; 16], start: [__m512i; 16]) -> [__m512i; 16] {
-    for (word, start) in x.iter_mut().zip(start) {
-        *word = _mm512_add_epi32(*word, start);
-    }
-    let rows = [
-        transpose16([x[0], x[1], x[2], x[3]]),
-        transpose16([x[4], x[5], x[6], x[7]]),
-        transpose16([x[8], x[9], x[10], x[11]]),
-        transpose16([x[12], x[13], x[14], x[15]]),
-    ];
-    let mut blocks = [_mm512_setzero_si512(); 16];
-    for j in 0..4 {
-        // Register: four words of the blocks j, 4 + j, 8 + j, 12 + j.
-        let four = transpose_quarters([rows[0][j], rows[1][j], rows[2][j], rows[3][j]]);
-        for (l, block) in four.into_iter().enumerate() {
-            blocks[4 * l + j] = block;
-        }
-    }
-    blocks
-}
-
-/// Transposes the quarters of four registers.
-#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
-#[inline]
-fn transpose_quarters(x: [__m512i; 4]) -> [__m512i; 4] {
-    let (even, even_high) = (_mm512_shuffle_i32x4::<EVEN>(x[0], x[1]), _mm512_shuffle_i32x4::<EVEN>(x[2], x[3]));
-    let (odd, odd_high) = (_mm512_shuffle_i32x4::<ODD>(x[0], x[1]), _mm512_shuffle_i32x4::<ODD>(x[2], x[3]));
-    [
-        _mm512_shuffle_i32x4::<EVEN>(even, even_high),
-        _mm512_shuffle_i32x4::<EVEN>(odd, odd_high),
-        _mm512_shuffle_i32x4::<ODD>(even, even_high),
-        _mm512_shuffle_i32x4::<ODD>(odd, odd_high),
-    ]
-}
-
-/// Turns four words of 16 blocks into, of every fourth block, four words side by side.
-#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
-#[inline]
-fn transpose16(x: [__m512i; 4]) -> [__m512i; 4] {
-    let low = [_mm512_unpacklo_epi32(x[0], x[1]), _mm512_unpacklo_epi32(x[2], x[3])];
-    let high = [_mm512_unpackhi_epi32(x[0], x[1]), _mm512_unpackhi_epi32(x[2], x[3])];
-    [
-        _mm512_unpacklo_epi64(low[0], low[1]),
-        _mm512_unpackhi_epi64(low[0], low[1]),
-        _mm512_unpacklo_epi64(high[0], high[1]),
-        _mm512_unpackhi_epi64(high[0], high[1]),
-    ]
-}
-
-/// Turns four words of 8 blocks into, of every fourth block, four words side by side.
-#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512ifma,bmi2")]
-#[inline]
-fn transpose8(x: [__m256i; 4]) -> [__m256i; 4] {
-    let low = [_mm256_unpacklo_epi32(x[0], x[1]), _mm256_unpacklo_epi32(x[2], x[3])];
-    let high = [_mm256_unpackhi_epi32(x[0], x[1]), _mm256_unpackhi_epi32(x[2], x[3])];
-    [
-        _mm256_unpacklo_epi64(low[0], low[1]),
-        _mm256_unpackhi_epi64(low[0], low[1]),
-        _mm256_unpacklo_epi64(high[0], high[1]),
-        _mm256_unpackhi_epi64(high[0], high[1]),
-    ]
 }
 
 /// XORs `from`, continued with zeros, with the key stream into `to`, as far as both go.

@@ -10,6 +10,7 @@ use core::hint::black_box;
 
 /// Blocks at a time.
 pub(super) const LANES: usize = 8;
+/// The bytes of those.
 const GROUP: usize = LANES * poly::BLOCK;
 /// The powers of r that are needed end here.
 pub(super) const EXPONENT_MAX: usize = 8;
@@ -49,11 +50,12 @@ impl Powers {
 impl Drop for Powers {
     fn drop(&mut self) {
         self.0 = [[0; LANES]; 3];
+        // Or the compiler would leave that out.
         black_box(&self.0);
     }
 }
 
-/// A multiplier, the last two limbs also times [`WRAPPED`].
+/// A number to multiply by, the last two limbs also times [`WRAPPED`].
 struct Multiplier {
     r: [__m512i; 3],
     wrapped: [__m512i; 2],
@@ -158,7 +160,7 @@ fn add(sums: [__m512i; 3], group: &[u8; GROUP]) -> [__m512i; 3] {
     let low = _mm512_unpacklo_epi64(four, others);
     let high = _mm512_unpackhi_epi64(four, others);
     let limb = broadcast(LIMB);
-    // (a | b) & c
+    // The table of (a | b) & c.
     let middle = _mm512_ternarylogic_epi64::<0xa8>(_mm512_srli_epi64::<44>(low), _mm512_slli_epi64::<20>(high), limb);
     [
         _mm512_add_epi64(sums[0], _mm512_and_si512(low, limb)),

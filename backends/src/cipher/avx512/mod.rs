@@ -1,18 +1,22 @@
 //! ChaCha20-Poly1305 (RFC 8439) in 512-bit registers.
 //!
 //! ```text
-//! chacha   key stream: 8 or 16 blocks at a time, a register per state word
-//! poly     Poly1305: the one-time key, one block at a time, powers of r
-//! lanes    Poly1305: eight blocks at a time, 52-bit multiply and add
-//! memory   loads and stores; with the calls in this file, all `unsafe`
+//! chacha      ChaCha20: 4 to 24 blocks of key stream at a time
+//! transpose   its last step: from registers of words to blocks
+//! poly        Poly1305: the one-time key, block by block, powers of r; on the integer units
+//! lanes       Poly1305: eight blocks at a time, with 52-bit multiplication
+//! memory      loads and stores: with the two calls in this file all `unsafe`
 //! ```
 //!
-//! A full packet is 24 blocks of key stream, the first of them Poly1305's key: a pass of 16, then one of 8. Beside the
-//! second pass, on the integer units it leaves idle, run the powers of r and the first blocks of Poly1305.
+//! The first block of key stream is Poly1305's key. A full packet is 24 blocks in all and takes one pass; a longer one goes
+//! on by 16.
 //!
-//! Nothing branches on or indexes by a secret; lengths are no secret. The key is wiped on drop. What a packet leaves
-//! behind in registers and on the stack, its one-time key and key stream, is not: only the powers of r are, as far as the
-//! compiler goes along.
+//! Nothing branches on a secret or indexes by one; lengths are no secret. The key is wiped on drop, and the powers of r
+//! after each message. What else a message leaves in registers and on the stack, its key stream and one-time key, is
+//! overwritten by the next one or not at all.
+//!
+//! All functions on registers have the same features, and none hands a closure over registers to the standard library:
+//! what lacks a feature is not inlined and passes registers through memory. That alone made this slower than ring.
 
 mod chacha;
 mod lanes;
@@ -20,11 +24,13 @@ mod memory;
 mod poly;
 #[cfg(test)]
 mod tests;
+mod transpose;
 
 use core::arch::x86_64::__m512i;
 use ginnel_engine::noise::Aead;
 use zeroize::Zeroizing;
 
+/// Bytes of a tag.
 const TAG_BYTES: usize = 16;
 
 /// ChaCha20-Poly1305 with AVX-512. Exists only on a processor that has what it needs.
@@ -128,6 +134,7 @@ fn long<const SEAL: bool>(message: &chacha::Message<'_>, from: &[u8], to: &mut [
         chacha::xor(&message.blocks16(block), from_rest, rest);
         from_rest = from_rest.get(16 * chacha::BLOCK..).unwrap_or_default();
         rest = rest.get_mut(16 * chacha::BLOCK..).unwrap_or_default();
+        // Would wrap at 256 GiB.
         block += 16;
     }
     mac.expect("blocks24 has begun").tag_by_lanes(&powers, if SEAL { to } else { from })

@@ -140,14 +140,16 @@ fn it_takes_our_cookie() {
     let (mut ours, mut twin) = (End::new(1, &private(2).public(), None), Twin::new(None));
     let initiation = twin.begin();
     let mut reply = [0; 64];
-    let mut screen = |message: &[u8], from| Core::<Ring>::screen(&mut ours.identity, ours.now, from, message, &mut reply);
+    let mut screen =
+        |message: &[u8], from| Core::<Ring>::screen(&mut ours.identity, ours.now, from, message, &mut reply);
     let passed = (0..1_000).take_while(|_| screen(&initiation, from) == Ok(0)).count();
     assert_eq!(passed, 200);
     assert_eq!(screen(&initiation, from), Ok(64));
     let mut buffer = [0; 256];
     assert!(matches!(twin.0.decapsulate(None, &reply, &mut buffer), TunnResult::Done));
     let retry = twin.begin();
-    let mut screen = |message: &[u8], from| Core::<Ring>::screen(&mut ours.identity, ours.now, from, message, &mut reply);
+    let mut screen =
+        |message: &[u8], from| Core::<Ring>::screen(&mut ours.identity, ours.now, from, message, &mut reply);
     assert_eq!(screen(&retry, from), Ok(0));
     assert_eq!(screen(&retry, "192.0.2.7:8".parse().unwrap()), Ok(64), "the port is part of the address");
     let mut damaged = retry;
