@@ -1,10 +1,10 @@
 //! The WireGuard protocol: handshake, sessions, timers and the defence against floods, for one peer at a time.
 //!
 //! ```text
-//! peer ─┬─ session ── aead, replay       data messages
-//!       ├─ handshake ── hash, aead       initiation and response; stamp says when
-//!       ├─ cookie, budget, identity      what strangers may cost
-//!       └─ timers, staged                when to ask, what waits
+//! peer ─┬─ keyring ── session ── aead, replay   data messages
+//!       ├─ handshake ── hash, aead              initiation and response; stamp says when
+//!       ├─ cookie, budget, identity             what strangers may cost
+//!       └─ timers, staged                       when to ask, what waits
 //! ```
 //! It is handed the time, random numbers and the time of day, and asks nobody for them: no clock, no system call. It sees
 //! messages, never addresses or trains; those are the worker's, on the other side of [`crate::peer::noise`].
@@ -17,6 +17,7 @@ mod cookie;
 mod handshake;
 mod hash;
 mod identity;
+mod keyring;
 mod peer;
 pub mod random;
 mod replay;

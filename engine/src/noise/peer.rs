@@ -1,14 +1,4 @@
-//! The sessions of one peer: which keys seal and which open, and what brings new ones.
-//!
-//! ```text
-//!                          response to our initiation
-//!                   ┌───────────────────────────────────────────┐
-//! handshake ──► next ──first packet from the peer──► current ──► past (3) ──180 s──► gone
-//!           we answered                              seals       opens what is still under way
-//! ```
-//! Who answers does not know whether the answer arrived, so it seals with the new keys only after a packet was sealed with
-//! them by the peer (paper, section 6.3). Where both began at once, each seals with the keys of its own handshake and opens
-//! both.
+//! One peer: what its messages and its timers lead to. The order of its sessions is [`super::keyring`]'s.
 
 use super::aead::Aead;
 use super::budget::Rate;
@@ -16,6 +6,7 @@ use super::cookie::Jar;
 use super::handshake::{Begun, Local, MACS_BYTES, Remote};
 use super::hash::{MAC_BYTES, mac};
 use super::identity::Identity;
+use super::keyring::Keyring;
 use super::random::{Random, Seed};
 use super::session::{REJECT_AFTER_TIME, Session};
 use super::staged::Staged;
@@ -36,10 +27,6 @@ use std::time::Duration;
 const INITIATION_EVERY: Duration = Duration::from_millis(20);
 const INITIATION_BURST: u32 = 20;
 
-/// Sessions kept to receive. Where both ends begin at once there are two new ones each time, and what is under way is sealed
-/// with the keys of either of the last pair.
-const PAST: usize = 3;
-
 /// One who only receives asks for new keys when those there are have no more than this left (paper, section 6.2).
 const LAST_MOMENT: Duration =
     Duration::from_secs(REJECT_AFTER_TIME.as_secs() - KEEPALIVE_TIMEOUT.as_secs() - REKEY_TIMEOUT.as_secs());
@@ -53,10 +40,9 @@ pub struct Core<A> {
     base: SessionBase,
     /// The low byte of the session index drawn last.
     drawn: u8,
+    /// The handshake that we began, and our index of it.
     begun: Option<Box<(u32, Begun)>>,
-    current: Option<Box<Session<A>>>,
-    next: Option<Box<Session<A>>>,
-    past: [Option<Box<Session<A>>>; PAST],
+    pub(super) keyring: Keyring<A>,
     /// Stamp of the last initiation accepted.
     heard: Stamp,
     heard_rate: Rate,
@@ -66,17 +52,13 @@ pub struct Core<A> {
 }
 
 impl<A: Aead> Core<A> {
-    pub(super) fn sessions(&mut self) -> impl Iterator<Item = &mut Box<Session<A>>> {
-        [&mut self.current, &mut self.next].into_iter().chain(&mut self.past).flatten()
-    }
-
     /// A session index that no session and no handshake uses.
     fn draw_index(&mut self) -> u32 {
         loop {
             self.drawn = self.drawn.wrapping_add(1);
             let index = self.base.0 << 8 | u32::from(self.drawn);
             let asked = self.begun.as_ref().is_some_and(|begun| begun.0 == index);
-            if !asked && self.sessions().all(|session| session.index != index) {
+            if !asked && self.keyring.sessions().all(|session| session.index != index) {
                 return index;
             }
         }
@@ -119,7 +101,7 @@ impl<A: Aead> Core<A> {
         let keys = heard
             .answer(&self.remote, &mut self.random, index, sender, &mut response)
             .ok_or(DropReason::InboundUnauthentic)?;
-        self.next = Some(Box::new(Session::new(&keys, index, u32::from_le_bytes(sender), false, now)));
+        self.keyring.answered(Session::new(&keys, index, u32::from_le_bytes(sender), false, now));
         self.finish(now, index, &mut response);
         depart(departure, &response);
         self.timers.received();
@@ -140,12 +122,7 @@ impl<A: Aead> Core<A> {
         }
         let keys = self.local.end(begun, &self.remote, message).ok_or(DropReason::InboundUnauthentic)?;
         let sender = message.get(4..).and_then(<[u8]>::first_chunk).ok_or(DropReason::InboundMalformed)?;
-        let session = Box::new(Session::new(&keys, *index, u32::from_le_bytes(*sender), true, now));
-        let current = self.current.replace(session);
-        self.pass(current);
-        // The peer began one at the same time and may have had our answer: it seals with those keys then.
-        let next = self.next.take();
-        self.pass(next);
+        self.keyring.ended(Session::new(&keys, *index, u32::from_le_bytes(*sender), true, now));
         self.begun = None;
         self.timers.settled();
         self.timers.received();
@@ -158,28 +135,8 @@ impl<A: Aead> Core<A> {
         Ok(Handshake::Completed)
     }
 
-    /// Keeps a session to receive what is still under way.
-    fn pass(&mut self, session: Option<Box<Session<A>>>) {
-        if session.is_some() {
-            self.past.rotate_right(1);
-            self.past[0] = session;
-        }
-    }
-
-    /// The peer uses the session that we answered with.
-    fn confirm(&mut self) {
-        let next = self.next.take();
-        let outdated = next.as_ref().is_some_and(|session| session.outdated);
-        let current = std::mem::replace(&mut self.current, next);
-        self.pass(current);
-        if !outdated {
-            self.begun = None;
-            self.timers.settled();
-        }
-    }
-
     fn send_staged(&mut self, now: Tick, departure: &mut impl Departure) {
-        let Some(current) = self.current.as_mut().filter(|session| session.seals(now)) else { return };
+        let Some(current) = self.keyring.sealing(now) else { return };
         while let Some(packet) = self.staged.front() {
             if !send(current, packet, departure) {
                 break;
@@ -197,15 +154,8 @@ impl<A: Aead> Core<A> {
 
     /// Asks for new keys where those in use are at their end.
     fn renew(&mut self, now: Tick, departure: &mut impl Departure) {
-        if self.current.as_ref().is_some_and(|session| session.wants_renewal(now)) {
+        if self.keyring.current().is_some_and(|session| session.wants_renewal(now)) {
             self.initiate(now, departure);
-        }
-    }
-
-    /// Wipes the keys that are dead.
-    fn bury(&mut self, now: Tick) {
-        for session in [&mut self.current, &mut self.next].into_iter().chain(&mut self.past) {
-            session.take_if(|session| !session.alive(now));
         }
     }
 
@@ -251,9 +201,7 @@ impl<A: Aead> Noise for Core<A> {
             drawn: random.number() as u8,
             random,
             begun: None,
-            current: None,
-            next: None,
-            past: [const { None }; PAST],
+            keyring: Keyring::new(),
             heard: Stamp::default(),
             heard_rate: Rate::default(),
             cookie: Jar::default(),
@@ -282,19 +230,23 @@ impl<A: Aead> Noise for Core<A> {
         }
         self.begun = None;
         self.timers.settled();
-        self.sessions().for_each(|session| session.outdated = true);
-        self.current.is_some() || self.next.is_some() || !self.staged.is_empty()
+        let mut wanted = !self.staged.is_empty();
+        for session in self.keyring.sessions() {
+            session.outdated = true;
+            wanted = true;
+        }
+        wanted
     }
 
     fn ready(&self, now: Tick) -> bool {
-        self.current.as_ref().is_some_and(|session| session.seals(now))
+        self.keyring.current().is_some_and(|session| session.seals(now))
     }
 
     fn seal(&mut self, now: Tick, packets: &mut impl Plaintexts, departure: &mut impl Departure) {
         if !self.staged.is_empty() {
             self.send_staged(now, departure);
         }
-        let mut current = self.current.as_mut().filter(|session| session.seals(now));
+        let mut current = self.keyring.sealing(now);
         let mut sent = false;
         while let Some(packet) = packets.next() {
             if packet.len() + DATA_OVERHEAD > TRAIN_BYTES_MAX {
@@ -316,8 +268,7 @@ impl<A: Aead> Noise for Core<A> {
     }
 
     fn keepalive(&mut self, now: Tick, departure: &mut impl Departure) {
-        let current = self.current.as_mut().filter(|session| session.seals(now));
-        if current.is_some_and(|session| send(session, &[], departure)) {
+        if self.keyring.sealing(now).is_some_and(|session| send(session, &[], departure)) {
             self.timers.sent();
             self.renew(now, departure);
         } else {
@@ -326,8 +277,7 @@ impl<A: Aead> Noise for Core<A> {
     }
 
     fn open(&mut self, now: Tick, receiver: u32, arrival: &mut impl Arrival) -> bool {
-        let session = self.sessions().find(|session| session.index == receiver && session.alive(now));
-        let Some(session) = session else {
+        let Some(session) = self.keyring.opening(now, receiver) else {
             while arrival.next().is_some() {
                 arrival.dropped(DropReason::InboundUnknownIndex);
             }
@@ -352,14 +302,19 @@ impl<A: Aead> Noise for Core<A> {
         if packets {
             self.timers.received_packet(now);
         }
-        let confirmed = self.next.as_ref().is_some_and(|next| next.index == receiver);
-        if confirmed {
-            self.confirm();
-        } else if wanting && self.current.as_ref().is_some_and(|current| current.index == receiver) {
+        if let Some(session) = self.keyring.confirm(receiver) {
+            // A handshake with a preshared key that is not in force any more is not the one we may be asking for.
+            if !session.outdated {
+                self.begun = None;
+                self.timers.settled();
+            }
+            return true;
+        }
+        if wanting && self.keyring.current().is_some_and(|current| current.index == receiver) {
             // The timers are asked next, and have somewhere to send it.
             self.timers.ask(now);
         }
-        confirmed
+        false
     }
 
     fn confirmed(&mut self, now: Tick, departure: &mut impl Departure) {
@@ -391,7 +346,7 @@ impl<A: Aead> Noise for Core<A> {
     }
 
     fn pulse(&mut self, now: Tick, departure: &mut impl Departure) -> Pulse {
-        self.bury(now);
+        self.keyring.bury(now);
         let mut pulse = Pulse::Fine;
         while let Some(due) = self.timers.take(now) {
             match due {
@@ -409,7 +364,6 @@ impl<A: Aead> Noise for Core<A> {
     }
 
     fn due(&self) -> Option<Tick> {
-        let sessions = [&self.current, &self.next].into_iter().chain(&self.past).flatten();
-        sessions.map(|session| session.end()).chain(self.timers.next()).min()
+        [self.keyring.end(), self.timers.next()].into_iter().flatten().min()
     }
 }

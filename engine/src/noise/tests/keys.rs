@@ -89,13 +89,13 @@ fn handshakes_that_cross_leave_both_with_keys() {
 fn keys_that_reach_their_last_messages_are_renewed_and_then_refused() {
     let mut ends = connected();
     // Not for its age, and by whoever answered.
-    for session in ends[1].core.sessions() {
+    for session in ends[1].core.keyring.sessions() {
         session.set_counter(REKEY_AFTER_MESSAGES);
     }
     let said = ends[1].send(b"renews");
     assert!(said.len() == 2 && is_initiation(&said[1]));
     let mut ends = connected();
-    for session in ends[0].core.sessions() {
+    for session in ends[0].core.keyring.sessions() {
         session.set_counter(REJECT_AFTER_MESSAGES - 2);
     }
     for packet in [b"a", b"b", b"c", b"d"] {
@@ -117,7 +117,7 @@ fn keys_end_after_180_seconds_and_are_gone() {
     // The pulse says nothing of it before, and at the date nothing is left.
     ends[1].now = ends[1].now + Duration::from_millis(1);
     assert_eq!(ends[1].hear(&late), Came::Dropped(DropReason::InboundUnknownIndex));
-    assert_eq!(ends[1].core.sessions().count(), 0);
+    assert_eq!(ends[1].core.keyring.sessions().count(), 0);
     ends[0].now = ends[0].now + Duration::from_millis(1);
     assert!(!ends[0].core.ready(ends[0].now));
     assert!(is_initiation(&ends[0].send(b"new")[0]));
