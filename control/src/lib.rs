@@ -15,6 +15,7 @@ pub mod ipam;
 pub mod ipc;
 pub mod lab;
 mod log_budget;
+mod metrics;
 pub mod node;
 mod private_file;
 mod socket_file;

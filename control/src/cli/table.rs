@@ -150,7 +150,7 @@ pub(super) fn age(then: i64, now: i64) -> String {
 }
 
 /// A number of bytes in the unit that leaves fewest digits.
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     if bytes < 1024 {
         return format!("{bytes} B");

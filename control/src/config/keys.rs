@@ -196,6 +196,20 @@ pub const KEYS: &[Key] = &[
         reloads: false,
         read: |config, value| put(&mut config.metrics.listen, metrics_listen(value)),
     },
+    Key {
+        name: "metrics.mode",
+        value: r#""0660""#,
+        about: "The mode of that socket, where it is one.",
+        reloads: false,
+        read: |config, value| put(&mut config.metrics.mode, mode(value)),
+    },
+    Key {
+        name: "metrics.group",
+        value: r#""prometheus""#,
+        about: "The group that socket is given to, where there is one of that name.",
+        reloads: false,
+        read: |config, value| put(&mut config.metrics.group, text(value).map(str::to_owned)),
+    },
 ];
 
 /// Reads a text by the table.

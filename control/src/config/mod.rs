@@ -31,7 +31,7 @@ use std::path::{Path, PathBuf};
 pub const DEFAULT_PATH: &str = "/etc/ginnel/ginneld.toml";
 
 /// Sections that are checked and that nothing in this version goes by.
-const UNREAD_SECTIONS: [&str; 3] = ["ipam.", "dns.", "metrics."];
+const UNREAD_SECTIONS: [&str; 2] = ["ipam.", "dns."];
 
 /// A configuration longer than this is none.
 const BYTES_MAX: u64 = 1024 * 1024;
@@ -152,6 +152,10 @@ pub struct Dns {
 pub struct Metrics {
     /// Where it listens.
     pub listen: Option<MetricsListen>,
+    /// Mode of a Unix socket.
+    pub mode: Option<u32>,
+    /// The group a Unix socket is given to.
+    pub group: Option<String>,
 }
 
 /// Where metrics are served.
@@ -161,6 +165,16 @@ pub enum MetricsListen {
     Unix(PathBuf),
     /// A loopback address.
     Tcp(SocketAddr),
+}
+
+/// As it stands in the file.
+impl std::fmt::Display for MetricsListen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Tcp(address) => address.fmt(f),
+        }
+    }
 }
 
 impl Access {

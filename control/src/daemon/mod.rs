@@ -37,6 +37,7 @@ use crate::ipc::live::Live;
 use crate::ipc::server::Server;
 use crate::ipc::socket::{BindError, BoundSocket};
 use crate::ipc::stop::Stop;
+use crate::metrics::Metrics;
 use crate::node::{DeviceMaker, Host, KernelDevices, KernelHost, Node, NodeOptions};
 use crate::state::StoreError;
 use lock::{InstanceLock, LockError};
@@ -186,6 +187,7 @@ async fn live<M: DeviceMaker, H: Host>(
     let settings = Live::new(setup::server_settings(&setup.args, &setup.file, &lets_in));
     let server = Server::new(node.clone(), settings.clone(), hub, board.clone(), Stop::default());
     let probe = server.probe();
+    let metrics = Metrics::new(node.clone(), board.clone(), server.tally());
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(socket = %socket.path().display(), state = %setup.state_dir.display(), version, "ready");
     let notifier = Notifier::of_process();
@@ -199,6 +201,7 @@ async fn live<M: DeviceMaker, H: Host>(
             name = signals.next() => name,
             never = watching => match never {},
             never = reloading => match never {},
+            never = metrics.serve(setup.metrics.as_ref()) => match never {},
         }
     };
     tracing::info!(asked_by, "shutting down");

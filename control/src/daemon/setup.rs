@@ -8,6 +8,7 @@ use crate::ipc::access::{Policy, Principal};
 use crate::ipc::events::EVENTS_KEPT;
 use crate::ipc::server::{Limits, ServerSettings};
 use crate::ipc::socket::SOCKET_MODE;
+use crate::metrics::MetricsSetup;
 use crate::node::Tuning;
 use nix::unistd::geteuid;
 use std::path::{Path, PathBuf};
@@ -32,6 +33,7 @@ pub(super) struct Setup {
     pub(super) events_kept: usize,
     pub(super) tuning: Tuning,
     pub(super) log: LogSetup,
+    pub(super) metrics: Option<MetricsSetup>,
     pub(super) teardown_time: Duration,
     /// What was read, to be compared when it is read again.
     pub(super) file: Config,
@@ -78,6 +80,11 @@ impl Setup {
                 files: log_dir.map(|dir| LogFilesSetup { dir, stem: system.log_stem(), keep }),
                 identifier: system.program(),
             },
+            metrics: file.metrics.listen.clone().map(|listen| MetricsSetup {
+                listen,
+                mode: file.metrics.mode.unwrap_or(SOCKET_MODE),
+                group: file.metrics.group.clone(),
+            }),
             teardown_time: TEARDOWN_TIME,
             file: file.clone(),
             args: args.clone(),

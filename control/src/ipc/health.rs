@@ -25,17 +25,20 @@ pub enum ConditionCode {
     FirewallHindered,
     /// New connections are turned away because the process has no descriptor left.
     DescriptorsExhausted,
+    /// Metrics are not served, because the address they are to be served at cannot be had.
+    MetricsFailed,
 }
 
 impl ConditionCode {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::ConfigInvalid,
         Self::RestartNeeded,
         Self::ConnectionsFull,
         Self::FirewallFailed,
         Self::FirewallHindered,
         Self::DescriptorsExhausted,
+        Self::MetricsFailed,
     ];
 
     /// Its word on the wire.
@@ -48,6 +51,7 @@ impl ConditionCode {
             Self::FirewallFailed => "firewall_failed",
             Self::FirewallHindered => "firewall_hindered",
             Self::DescriptorsExhausted => "descriptors_exhausted",
+            Self::MetricsFailed => "metrics_failed",
         }
     }
 }

@@ -67,6 +67,7 @@ pub use error::NodeError;
 pub use host::Host;
 pub use kernel::KernelDevices;
 pub use kernel_host::KernelHost;
+pub(crate) use kernel_host::instance_of;
 pub use key_store::{KeyStore, KeyStoreError};
 pub use kit::Tuning;
 pub use life::NodeOptions;

@@ -32,6 +32,7 @@ use super::live::Live;
 use super::socket::BoundSocket;
 use super::stop::Stop;
 use super::sync::Keep;
+use super::tally::Tally;
 use super::wire::{Fault, ListPage, ListQuery, ObjectName, Request, Response, Role, Severity};
 use crate::log_budget::LogBudget;
 use connection::Connection;
@@ -135,6 +136,12 @@ impl<H: Handler> Server<H> {
     #[must_use]
     pub fn probe(&self) -> Probe {
         Probe(self.probes.0.clone())
+    }
+
+    /// What it was asked and how it went.
+    #[must_use]
+    pub fn tally(&self) -> Tally {
+        self.desk.tally.clone()
     }
 
     /// Serves `socket` until told to stop, from outside or by a `shutdown` request that was answered `ok`. Open connections
