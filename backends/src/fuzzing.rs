@@ -59,6 +59,7 @@ impl DevicePlan {
             drops: Vec::new(),
             totals: Vec::new(),
             workers: 1,
+            cipher: "none",
         }
     }
 }
