@@ -16,6 +16,8 @@ pub mod cipher;
 pub mod conformance;
 pub mod device;
 pub mod fault;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod linux;
 pub mod mem;
 mod runtime;

@@ -17,6 +17,8 @@ pub mod command;
 pub mod drops;
 pub mod event;
 pub mod frame;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod key;
 pub mod limits;
 pub mod noise;

@@ -3,7 +3,7 @@
 //! The handle keeps the configuration; the workers keep the sessions. Every method may be called from any thread.
 //! None waits for traffic.
 
-mod config;
+pub(crate) mod config;
 
 use crate::backend::{Backend, Interface};
 use crate::cipher::{self, WithCipher};

@@ -27,11 +27,15 @@ pub enum ConditionCode {
     DescriptorsExhausted,
     /// Metrics are not served, because the address they are to be served at cannot be had.
     MetricsFailed,
+    /// Names are not answered at the address of the subject.
+    DnsNotServed,
+    /// Names outside the overlay are not answered.
+    DnsUpstream,
 }
 
 impl ConditionCode {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::ConfigInvalid,
         Self::RestartNeeded,
         Self::ConnectionsFull,
@@ -39,6 +43,8 @@ impl ConditionCode {
         Self::FirewallHindered,
         Self::DescriptorsExhausted,
         Self::MetricsFailed,
+        Self::DnsNotServed,
+        Self::DnsUpstream,
     ];
 
     /// Its word on the wire.
@@ -52,6 +58,8 @@ impl ConditionCode {
             Self::FirewallHindered => "firewall_hindered",
             Self::DescriptorsExhausted => "descriptors_exhausted",
             Self::MetricsFailed => "metrics_failed",
+            Self::DnsNotServed => "dns_not_served",
+            Self::DnsUpstream => "dns_upstream",
         }
     }
 }

@@ -114,6 +114,14 @@ fn workloads(facts: &Facts, text: &mut Exposition) {
     }
     let leases = facts.status.lease_count.unwrap_or(0);
     text.family("ginnel_leases", Kind::Gauge, "", "Addresses given out.").sample(&[], leases);
+    if let Some(dns) = &facts.status.dns {
+        text.family("ginnel_names", Kind::Gauge, "", "Names that are answered.").sample(&[], dns.names);
+        let help = "What the name server has counted, by what: see docs/names.md.";
+        let mut family = text.family("ginnel_name_events", Kind::Counter, "", help);
+        for (what, count) in &dns.totals {
+            family.sample(&[("what", what)], count);
+        }
+    }
 }
 
 fn health(facts: &Facts, text: &mut Exposition) {

@@ -418,6 +418,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
     /// Registers the name that a workload asked for, or takes it away: its service, in its domain.
     async fn name_attachment(&self, attachment: &Attachment, there: bool) -> Result<(), NodeError> {
         let Some(domain) = &attachment.dns_domain else { return Ok(()) };
+        self.tell_domain(attachment, there);
         let name = format!("{}.{domain}", attachment.service);
         match there {
             true => self.register_name(&name, attachment.ip).await,

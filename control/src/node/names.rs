@@ -4,6 +4,7 @@ use super::device::DeviceMaker;
 use super::dispatch::Node;
 use super::error::NodeError;
 use super::host::Host;
+use crate::dns::{NameFault, canonical};
 use crate::state::{Kind, Name, Transaction};
 use std::net::IpAddr;
 
@@ -12,12 +13,6 @@ const NAMES_MAX: usize = 100_000;
 
 /// Addresses of one name. An answer over UDP holds about as many of the larger kind (RFC 6891 with 1,232 bytes).
 const ADDRESSES_MAX: usize = 32;
-
-/// Longest name, without the dot at its end (RFC 1035, section 2.3.4).
-const NAME_BYTES_MAX: usize = 253;
-
-/// Longest label.
-const LABEL_BYTES_MAX: usize = 63;
 
 impl<M: DeviceMaker, H: Host> Node<M, H> {
     /// Gives a name an address, beside those it has.
@@ -36,7 +31,9 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             return Err(NodeError::TooMany { what: "addresses of this name", max: ADDRESSES_MAX });
         }
         addresses.push(ip);
-        self.kit.commit(Transaction::new().put(Name { name, addresses })).await
+        self.kit.commit(Transaction::new().put(Name { name: name.clone(), addresses: addresses.clone() })).await?;
+        self.tell_name(&name, &addresses);
+        Ok(())
     }
 
     /// Takes a name away, with all its addresses. One that is not there is gone already.
@@ -46,7 +43,9 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         if self.kit.store.find::<Name>(&name).is_none() {
             return Ok(());
         }
-        self.kit.commit(Transaction::new().delete::<Name>(name)).await
+        self.kit.commit(Transaction::new().delete::<Name>(name.as_str())).await?;
+        self.tell_name(&name, &[]);
+        Ok(())
     }
 
     /// Takes one address from a name, and the name away with its last.
@@ -56,10 +55,12 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         let Some(mut known) = self.kit.store.find::<Name>(&name) else { return Ok(()) };
         known.addresses.retain(|held| *held != ip);
         let transaction = match known.addresses.is_empty() {
-            true => Transaction::new().delete::<Name>(name),
-            false => Transaction::new().put(known),
+            true => Transaction::new().delete::<Name>(name.as_str()),
+            false => Transaction::new().put(known.clone()),
         };
-        self.kit.commit(transaction).await
+        self.kit.commit(transaction).await?;
+        self.tell_name(&name, &known.addresses);
+        Ok(())
     }
 
     /// Takes the names away that `keeps` says no to, which it is asked when no other change is in progress. Returns them.
@@ -69,30 +70,14 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         let gone: Vec<_> = names.filter(|name| !keeps(name)).collect();
         let transaction = gone.iter().fold(Transaction::new(), |transaction, name| transaction.delete::<Name>(name));
         self.kit.commit(transaction).await?;
+        gone.iter().for_each(|name| self.tell_name(name, &[]));
         Ok(gone)
     }
 }
 
 /// The name in lower case and without the dot at its end.
 fn normalize(text: &str) -> Result<String, NodeError> {
-    let bad = |reason| NodeError::DnsName { name: text.to_owned(), reason };
-    let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
-    if name.is_empty() || name.len() > NAME_BYTES_MAX {
-        return Err(bad("it needs 1 to 253 characters"));
-    }
-    for label in name.split('.') {
-        if label.is_empty() || label.len() > LABEL_BYTES_MAX {
-            return Err(bad("each part between dots needs 1 to 63 characters"));
-        }
-        // Underscores are no host names, but service names have them (RFC 8552).
-        if !label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)) {
-            return Err(bad("letters, digits, '-' and '_' are allowed"));
-        }
-        if label.starts_with('-') || label.ends_with('-') {
-            return Err(bad("no part begins or ends with '-'"));
-        }
-    }
-    Ok(name)
+    canonical(text).map_err(|NameFault(reason)| NodeError::DnsName { name: text.to_owned(), reason })
 }
 
 #[cfg(test)]
@@ -100,20 +85,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_one_whatever_their_case_and_last_dot() {
-        for text in ["web.prod.local", "Web.PROD.local.", "_http._tcp.web", "a", "1.2", "xn--bcher-kva.example"] {
-            let name = normalize(text).unwrap();
-            assert_eq!(name, text.trim_end_matches('.').to_lowercase());
-        }
-    }
-
-    #[test]
-    fn what_is_no_name_is_refused() {
-        let long = "a".repeat(64);
-        let longer = ["a".repeat(63).as_str(); 4].join(".");
-        for text in ["", ".", "..", "a..b", ".a", "a b", "a/b", "é", "-a", "a-.b", "a\0", "*.a", &long, &longer] {
-            let error = normalize(text).unwrap_err().to_string();
-            assert!(error.starts_with("invalid DNS name"), "{error}");
-        }
+    fn what_is_no_name_is_refused_with_its_text_and_why() {
+        let error = normalize("a b.").unwrap_err().to_string();
+        assert!(error.starts_with("invalid DNS name \"a b.\": letters"), "{error}");
+        assert_eq!(normalize("Web.PROD.local.").unwrap(), "web.prod.local");
     }
 }

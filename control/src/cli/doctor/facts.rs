@@ -1,5 +1,6 @@
 //! What the checks look at: plain values, so that a check is a function of them and nothing else.
 
+use crate::host::ports::{Holder, Protocol};
 use crate::ipc::wire::{Condition, StatusSnapshot};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -122,21 +123,10 @@ pub(super) enum TunFacts {
 pub(super) struct PortFacts {
     /// Whose it is to be.
     pub(super) purpose: &'static str,
-    pub(super) protocol: &'static str,
+    pub(super) protocol: Protocol,
     pub(super) address: SocketAddr,
     /// Who has it.
     pub(super) holder: Option<Holder>,
-}
-
-/// Who has an address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Holder {
-    Process {
-        pid: u32,
-        name: String,
-    },
-    /// Somebody whose descriptors may not be looked at, or the kernel.
-    Unknown,
 }
 
 #[derive(Clone, Debug, Default)]

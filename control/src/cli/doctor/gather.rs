@@ -2,13 +2,14 @@
 //! takes no lock, and goes on where it may not look.
 
 use super::facts::{
-    ConfigFacts, DaemonFacts, Facts, FileFacts, Holder, LinkFacts, PathFacts, PortFacts, ProcessFacts, Reach,
-    SocketFacts, StateFacts, TunFacts,
+    ConfigFacts, DaemonFacts, Facts, FileFacts, LinkFacts, PathFacts, PortFacts, ProcessFacts, Reach, SocketFacts,
+    StateFacts, TunFacts,
 };
-use super::proc::{bound, collides, descriptors_max, lock_holder, process_name, socket_owners, status_line};
+use super::proc::{descriptors_max, lock_holder, status_line};
 use crate::cli::client::{Daemon, Failure, Place};
 use crate::config::{Config, ConfigError, MetricsListen};
 use crate::host::Netlink;
+use crate::host::ports::{PortTable, Protocol, process_name};
 use crate::ipc::wire::{ErrorCode, ObjectKind, Objects, Request, Response, StatusSnapshot};
 use crate::lab::user_ns::{UserNsError, check_tun};
 use crate::node::instance_of;
@@ -16,7 +17,7 @@ use crate::state::{GlobalOverlay, read_journal};
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::sys::stat::{major, minor};
 use nix::unistd::geteuid;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -148,12 +149,12 @@ fn process(pid: u32) -> ProcessFacts {
 
 /// The addresses of the configuration and the port of the overlay that is to be up.
 fn ports(file: &Config, facts: &mut Facts) {
-    let mut wanted: Vec<(&'static str, &'static str, SocketAddr)> = Vec::new();
+    let mut wanted: Vec<(&'static str, Protocol, SocketAddr)> = Vec::new();
     if let Some(MetricsListen::Tcp(address)) = file.metrics.listen {
-        wanted.push(("metrics", "TCP", address));
+        wanted.push(("metrics", Protocol::Tcp, address));
     }
     for address in &file.dns.listen {
-        wanted.extend([("names", "UDP", *address), ("names", "TCP", *address)]);
+        wanted.extend([("names", Protocol::Udp, *address), ("names", Protocol::Tcp, *address)]);
     }
     let journal = facts.state.dir.join("journal");
     if fs::metadata(&journal).is_ok_and(|found| found.len() <= JOURNAL_BYTES_MAX)
@@ -161,24 +162,16 @@ fn ports(file: &Config, facts: &mut Facts) {
         && let Some(overlay) = read_journal(&bytes).tables.find::<GlobalOverlay>("").filter(|overlay| overlay.up)
         && let Some(port) = Some(overlay.port).filter(|port| *port != 0).or(overlay.chosen_port)
     {
-        wanted.push(("WireGuard", "UDP", SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)));
+        wanted.push(("WireGuard", Protocol::Udp, SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)));
     }
     if wanted.is_empty() {
         return;
     }
-    let table = |name: &str, tcp| {
-        let read = |name: String| bound(&fs::read_to_string(format!("/proc/net/{name}")).unwrap_or_default(), tcp);
-        [read(name.to_owned()), read(format!("{name}6"))].concat()
-    };
-    let tables: HashMap<_, _> = [("UDP", table("udp", false)), ("TCP", table("tcp", true))].into();
-    let owners = socket_owners();
+    let table = PortTable::read();
     facts.ports = wanted
         .into_iter()
         .map(|(purpose, protocol, address)| {
-            let taken = tables[protocol].iter().filter(|bound| collides(bound.address, address));
-            // Of several, one that can be named.
-            let holders = taken.map(|bound| owners.get(&bound.inode).cloned().unwrap_or(Holder::Unknown));
-            let holder = holders.max_by_key(|holder| matches!(holder, Holder::Process { .. }));
+            let holder = table.holder(protocol, address).map(|(holder, _)| holder);
             PortFacts { purpose, protocol, address, holder }
         })
         .collect();

@@ -74,7 +74,7 @@ fn header(model: &Model) -> Vec<Line<'static>> {
     let attached = status.attachment_count.unwrap_or(0);
     let leases = status.lease_count.unwrap_or(0);
     let first = format!(
-        "ginnel {version}  {interface}{address}  {} peers  {} services  {attached} attached  {leases} leases",
+        "ginnel {version}  {interface}{address}  peers {}  services {}  attached {attached}  leases {leases}",
         status.peer_count, status.service_count
     );
     let (received, sent) = model.traffic();

@@ -269,5 +269,15 @@ pub(crate) async fn serve<H: Handler>(socket: &BoundSocket, handler: Arc<H>, lim
     Server::new(handler, settings, EventHub::default(), HealthBoard::default(), stop).serve(socket).await;
 }
 
+/// Serves one connection to its end. Its peer, which is this process, may do everything.
+#[cfg(feature = "fuzzing")]
+pub(crate) async fn serve_one<H: Handler>(stream: UnixStream, handler: Arc<H>) {
+    let admin = vec![super::access::Principal::User(nix::unistd::geteuid().as_raw())];
+    let settings = ServerSettings { policy: Policy { admin, ..Policy::default() }, ..ServerSettings::default() };
+    let long_frames = Arc::new(Semaphore::new(settings.limits.long_frames));
+    let desk = Desk::new(handler, Live::new(settings), EventHub::default(), HealthBoard::default());
+    Connection::new(Credentials::of(&stream), Arc::new(desk), long_frames, Stop::default()).run(stream).await;
+}
+
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,8 @@
 //! The process of the daemon and what it keeps: rights, descriptors, data directory, lock, addresses.
 
 use super::{Finding, when};
-use crate::cli::doctor::facts::{Facts, Holder, PortFacts, Reach};
+use crate::cli::doctor::facts::{Facts, PortFacts, Reach};
+use crate::host::ports::{Holder, Protocol};
 
 /// `CAP_NET_ADMIN` of `linux/capability.h`.
 const NET_ADMIN: u32 = 12;
@@ -81,8 +82,8 @@ pub(super) fn address_taken(facts: &Facts) -> Vec<Finding> {
     let finding = |port: &PortFacts| {
         let PortFacts { purpose, protocol, address, .. } = port;
         let holder = foreign(port)?;
-        let text = format!("the {protocol} address for {purpose} is somebody else's");
-        let family = if *protocol == "UDP" { "-ulpn" } else { "-tlpn" };
+        let text = format!("the {} address for {purpose} is somebody else's", protocol.name());
+        let family = if *protocol == Protocol::Udp { "-ulpn" } else { "-tlpn" };
         let finding = Finding::error(text).seen(format!("{address} is held by {holder}"));
         Some(
             finding

@@ -2,9 +2,10 @@
 
 use super::*;
 use crate::cli::doctor::facts::{
-    ConfigFacts, DaemonFacts, FileFacts, Holder, LinkFacts, PathFacts, PortFacts, ProcessFacts, Reach, SocketFacts,
-    StateFacts, TunFacts,
+    ConfigFacts, DaemonFacts, FileFacts, LinkFacts, PathFacts, PortFacts, ProcessFacts, Reach, SocketFacts, StateFacts,
+    TunFacts,
 };
+use crate::host::ports::{Holder, Protocol};
 use crate::ipc::wire::{Condition, OffloadStatus, PeerStatus, StatusSnapshot};
 use std::collections::BTreeSet;
 
@@ -74,7 +75,7 @@ fn well() -> Facts {
         tun: TunFacts::Usable,
         ports: vec![PortFacts {
             purpose: "WireGuard",
-            protocol: "UDP",
+            protocol: Protocol::Udp,
             address: "[::]:51820".parse().unwrap(),
             holder: Some(Holder::Process { pid: 77, name: "ginneld".into() }),
         }],

@@ -40,7 +40,7 @@ fn a_large_screen() {
     assert_eq!(
         screen(&model(), 132, 20).join("\n"),
         "\
-ginnel 0.1.0  zl-prod-0-g  10.200.5.1  2 peers  1 services  0 attached  0 leases
+ginnel 0.1.0  zl-prod-0-g  10.200.5.1  peers 2  services 1  attached 0  leases 0
 in 12.0 Mb/s  out 0 b/s  drops 10/s  workers 2
 nothing is wrong
 PEER         IN         OUT        HANDSHAKE    HEALTH  ENDPOINT               RECEIVED   SENT       ALLOWED IPS
@@ -68,7 +68,7 @@ fn a_small_screen() {
     assert_eq!(
         screen(&model(), 40, 7).join("\n"),
         "\
-ginnel 0.1.0  zl-prod-0-g  10.200.5.1  2
+ginnel 0.1.0  zl-prod-0-g  10.200.5.1  p
 in 12.0 Mb/s  out 0 b/s  drops 10/s  wor
 nothing is wrong
 PEER         IN         OUT

@@ -1,13 +1,16 @@
 //! The invariants of `trie`, checked from the root down.
 
-use crate::route::AllowedIps;
-use crate::route::arena::room;
-use crate::route::bits::{Bits, STRIDE};
-use crate::route::node::{BUCKET_MAX, FOLD_MAX, Leaf, Target};
-use crate::route::trie::{ROOT, Trie};
+use super::AllowedIps;
+use super::arena::room;
+use super::bits::{Bits, STRIDE};
+use super::node::{BUCKET_MAX, FOLD_MAX, Leaf, Target};
+use super::trie::{ROOT, Trie};
 
 /// Checks every invariant of both tries.
-pub(super) fn check<V: Copy + Eq>(table: &AllowedIps<V>) {
+///
+/// # Panics
+/// Where one does not hold.
+pub fn check<V: Copy + Eq>(table: &AllowedIps<V>) {
     check_trie(&table.v4);
     check_trie(&table.v6);
 }
