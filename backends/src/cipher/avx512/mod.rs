@@ -89,7 +89,7 @@ impl Aead for Avx512 {
 fn crypt<const SEAL: bool>(key: &[u32; 8], counter: u64, from: &[u8], to: &mut [u8]) -> [u8; TAG_BYTES] {
     let message = chacha::Message { key, counter };
     match 1 + to.len().div_ceil(chacha::BLOCK) {
-        0..=4 => short::<SEAL>(&message.blocks4(0), from, to),
+        ..=4 => short::<SEAL>(&message.blocks4(0), from, to),
         5..=8 => short::<SEAL>(&message.blocks8(0), from, to),
         9..=12 => short::<SEAL>(&message.blocks12(0), from, to),
         13..=16 => short::<SEAL>(&message.blocks16(0), from, to),
