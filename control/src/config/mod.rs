@@ -31,9 +31,6 @@ use std::path::{Path, PathBuf};
 /// Where the file is unless told otherwise.
 pub const DEFAULT_PATH: &str = "/etc/ginnel/ginneld.toml";
 
-/// Sections that are checked and that nothing in this version goes by.
-const UNREAD_SECTIONS: [&str; 1] = ["ipam."];
-
 /// A configuration longer than this is none.
 const BYTES_MAX: u64 = 1024 * 1024;
 
@@ -242,12 +239,6 @@ impl Config {
             }
             read => read,
         }
-    }
-
-    /// Keys that the file has and nothing goes by.
-    pub fn unread(&self) -> impl Iterator<Item = &'static str> + '_ {
-        let unread = |name: &&str| UNREAD_SECTIONS.iter().any(|section| name.starts_with(section));
-        self.said.keys().copied().filter(unread)
     }
 
     /// Keys that this and another file say differently and that only a start reads.

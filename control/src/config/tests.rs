@@ -154,9 +154,3 @@ fn names_records_and_servers_are_checked() {
     let servers = ["10.0.0.53:53", "[fd00::1]:5353"].map(|server| server.parse().unwrap()).to_vec();
     assert_eq!((dns.zones, dns.split), (Some(Vec::new()), vec![("corp.example".to_owned(), servers)]));
 }
-
-#[test]
-fn what_nothing_goes_by_is_known() {
-    let config = Config::parse("[log]\nkeep = 3\n[dns]\nttl_secs = 5\n[ipam]\nquarantine_secs = 5\n").unwrap();
-    assert_eq!(config.unread().collect::<Vec<_>>(), ["ipam.quarantine_secs"]);
-}

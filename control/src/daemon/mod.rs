@@ -125,9 +125,6 @@ pub fn run(args: &DaemonArgs, system: System) -> ExitCode {
     let confined = rights::confine();
     let log = Log::start(&setup.log);
     confined.tell();
-    for key in file.unread() {
-        tracing::warn!(key, "this version has nothing that goes by this key of the configuration");
-    }
     descriptors::raise_limit();
     let devices = KernelDevices::new(&setup.uapi_dir);
     match run_with(&setup, Some(&log), devices, || KernelHost::open(&setup.state_dir)) {

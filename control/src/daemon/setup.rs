@@ -118,6 +118,7 @@ impl Setup {
             tuning: Tuning {
                 workers: args.workers.or(file.device.workers).unwrap_or(0),
                 offloads_off,
+                quarantine: file.ipam.quarantine_secs.map_or_else(|| Tuning::default().quarantine, Duration::from_secs),
                 ..Tuning::default()
             },
             dns: DnsSetup::new(&file.dns, system),

@@ -40,8 +40,6 @@ pub(super) struct ConfigFacts {
     pub(super) path: PathBuf,
     /// Mistakes with their places, or why it cannot be read.
     pub(super) problems: Vec<String>,
-    /// Keys that nothing goes by.
-    pub(super) unread: Vec<&'static str>,
 }
 
 #[derive(Clone, Debug, Default)]

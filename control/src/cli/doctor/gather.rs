@@ -43,7 +43,7 @@ pub(super) fn gather(place: &Place, path: &Path, file: Result<Config, ConfigErro
         facts.config.problems = error.to_string().lines().map(str::to_owned).collect();
         Config::default()
     });
-    facts.config = ConfigFacts { path: path.to_owned(), unread: file.unread().collect(), ..facts.config };
+    facts.config.path = path.to_owned();
     facts.socket =
         SocketFacts { path: place.socket.clone(), file: file_facts(&place.socket).ok(), reach: Reach::Answered };
     match ask(&place.socket) {

@@ -32,7 +32,6 @@ pub(super) struct Finding {
 /// All checks, in the order in which one thing depends on another.
 pub(super) const CHECKS: &[Check] = &[
     check("G001", "the configuration file has mistakes", reach::config_wrong),
-    check("G002", "the configuration file has keys that nothing goes by", reach::config_unread),
     check("G010", "there is no socket: no daemon runs here, or it has another socket", reach::socket_missing),
     check("G011", "nobody is behind the socket: the daemon was killed", reach::socket_dead),
     check("G012", "the socket may not be opened by the one who asks", reach::socket_denied),

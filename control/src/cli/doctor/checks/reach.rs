@@ -14,16 +14,6 @@ pub(super) fn config_wrong(facts: &Facts) -> Vec<Finding> {
     })
 }
 
-pub(super) fn config_unread(facts: &Facts) -> Vec<Finding> {
-    when(!facts.config.unread.is_empty(), || {
-        Finding::info("this version has nothing that goes by some keys of the configuration").seen(format!(
-            "{}: {}",
-            facts.config.path.display(),
-            facts.config.unread.join(", ")
-        ))
-    })
-}
-
 pub(super) fn socket_missing(facts: &Facts) -> Vec<Finding> {
     let path = facts.socket.path.display();
     when(facts.socket.reach == Reach::Missing, || {

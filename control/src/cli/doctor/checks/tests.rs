@@ -119,7 +119,6 @@ type Change = fn(&mut Facts);
 /// What is wrong, the only code that is found then, and a part of what is said.
 const WRONG: &[(&str, &str, Change)] = &[
     ("G001", "ginneld --check-config --config /etc/c", |facts| facts.config.problems.push("/etc/c:1:1: m".into())),
-    ("G002", "dns.listen", |facts| facts.config.unread.push("dns.listen")),
     ("G010", "systemctl start ginneld", |facts| *facts = down(Reach::Missing)),
     ("G011", "journalctl -u ginneld", |facts| *facts = down(Reach::Dead)),
     ("G012", "group 7, mode 0660", |facts| *facts = down(Reach::Denied)),
