@@ -113,7 +113,9 @@ impl StaticRecord {
 fn pieces(text: &str) -> Vec<String> {
     let (mut pieces, mut rest) = (Vec::new(), text);
     while rest.len() > 255 {
-        let (piece, left) = rest.split_at(rest.floor_char_boundary(255));
+        // A character has four bytes at most.
+        let cut = (252..=255).rev().find(|at| rest.is_char_boundary(*at)).unwrap_or(0);
+        let (piece, left) = rest.split_at(cut);
         pieces.push(piece.to_owned());
         rest = left;
     }

@@ -3,12 +3,13 @@
 //! happens to names, bridges and containers meanwhile.
 
 use super::Core;
-use super::holder::holder;
-use super::problem::Problem;
+use super::problem::{Holder, Problem};
 use super::{datagram, stream};
+use crate::host::ports::{self, PortTable, Protocol};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::path::Path;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
@@ -22,7 +23,7 @@ pub(super) enum Listener {
 }
 
 impl Core {
-    /// Wants to answer at these addresses and no others. Returns the problems that are new.
+    /// Wants to answer at these addresses and no others.
     pub(super) fn want(self: &Arc<Self>, wanted: &BTreeSet<SocketAddr>, runtime: &Handle) {
         let mut listeners = self.listeners();
         listeners.retain(|at, listener| {
@@ -61,7 +62,7 @@ impl Core {
             }
             Err(error) => {
                 let problem = match error.kind() {
-                    io::ErrorKind::AddrInUse => Problem::Taken { at, holder: holder(at) },
+                    io::ErrorKind::AddrInUse => Problem::Taken { at, holder: holder(listeners.get(&at), at) },
                     io::ErrorKind::AddrNotAvailable => Problem::Absent { at },
                     _ => Problem::Unavailable { at, reason: error.to_string() },
                 };
@@ -101,5 +102,21 @@ impl Core {
 
     pub(super) fn listeners(&self) -> MutexGuard<'_, Listeners> {
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Who has the port of `at`, as far as we may know. A look at all processes takes its time, so one that was found before
+/// and is still there is taken to have it still.
+fn holder(before: Option<&Listener>, at: SocketAddr) -> Option<Holder> {
+    if let Some(Listener::Down(Problem::Taken { holder: Some(known), .. })) = before
+        && Path::new("/proc").join(known.pid.to_string()).exists()
+    {
+        return Some(known.clone());
+    }
+    let table = PortTable::read();
+    let (holder, at) = [Protocol::Udp, Protocol::Tcp].into_iter().find_map(|protocol| table.holder(protocol, at))?;
+    match holder {
+        ports::Holder::Process { pid, name } => Some(Holder { pid, name, at }),
+        ports::Holder::Unknown => None,
     }
 }

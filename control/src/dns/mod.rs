@@ -21,7 +21,6 @@ mod clients;
 mod config;
 mod datagram;
 mod forward;
-mod holder;
 mod listeners;
 mod lookup;
 mod name;
@@ -32,9 +31,8 @@ mod stream;
 mod upstreams;
 
 pub use config::{DEFAULT_NEGATIVE_TTL_SECS, DEFAULT_TTL_SECS, DEFAULT_ZONES, DnsConfig, StaticData, StaticRecord};
-pub use holder::Holder;
 pub use name::{NameFault, canonical};
-pub use problem::Problem;
+pub use problem::{Holder, Problem};
 pub use records::Records;
 
 use answer::{Asked, Outcome, Way};

@@ -1,8 +1,24 @@
 //! What keeps names from being answered, in words for whoever can change it.
 
-use super::holder::Holder;
 use std::fmt;
 use std::net::SocketAddr;
+
+/// The process that has a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// Its number.
+    pub pid: u32,
+    /// Its name.
+    pub name: String,
+    /// Where its socket listens.
+    pub at: SocketAddr,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (process {}) at {}", self.name, self.pid, self.at)
+    }
+}
 
 /// Something that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -114,6 +114,14 @@ fn workloads(facts: &Facts, text: &mut Exposition) {
     }
     let leases = facts.status.lease_count.unwrap_or(0);
     text.family("ginnel_leases", Kind::Gauge, "", "Addresses given out.").sample(&[], leases);
+    if let Some(dns) = &facts.status.dns {
+        text.family("ginnel_names", Kind::Gauge, "", "Names that are answered.").sample(&[], dns.names);
+        let help = "What the name server has counted, by what: see docs/names.md.";
+        let mut family = text.family("ginnel_name_events", Kind::Counter, "", help);
+        for (what, count) in &dns.totals {
+            family.sample(&[("what", what)], count);
+        }
+    }
 }
 
 fn health(facts: &Facts, text: &mut Exposition) {
@@ -147,7 +155,7 @@ fn requests(facts: &Facts, text: &mut Exposition) {
 pub(super) mod tests {
     use super::*;
     use crate::ipc::tally::Tally;
-    use crate::ipc::wire::{OffloadStatus, PeerScope, Response};
+    use crate::ipc::wire::{NameServerStatus, OffloadStatus, PeerScope, Response};
     use std::collections::BTreeSet;
     use std::time::Duration;
 
@@ -174,6 +182,13 @@ pub(super) mod tests {
                 totals: [("tun_rx_units".to_owned(), 9)].into(),
                 lease_count: Some(3),
                 workers: Some(2),
+                dns: Some(NameServerStatus {
+                    listening: Vec::new(),
+                    names: 6,
+                    upstreams: Vec::new(),
+                    cached: 0,
+                    totals: [("refused".to_owned(), 8)].into(),
+                }),
                 ..StatusSnapshot::default()
             },
             peers: vec![("wg0".into(), peer("A=", Some(true))), ("wg\"1\"".into(), peer("B=", None))],
@@ -221,6 +236,8 @@ pub(super) mod tests {
             r#"ginnel_services{mode="shared"} 1"#,
             r#"ginnel_attachments{service="web"} 4"#,
             "ginnel_leases 3",
+            "ginnel_names 6",
+            r#"ginnel_name_events_total{what="refused"} 8"#,
             "ginnel_healthy 0",
             r#"ginnel_condition{code="config_invalid",subject="",severity="error"} 1"#,
             r#"ginnel_requests_total{op="status",outcome="ok"} 1"#,

@@ -386,13 +386,13 @@ impl Host for Lab {
         let mut world = self.world();
         let unwanted =
             |name: &str, object: String, is_bridge| !wanted(&Marked { name, object: Some(&object), is_bridge });
-        let bridges: Vec<_> =
-            world.bridges.extract_if(.., |name, _| unwanted(name, format!("bridge:{name}"), true)).collect();
-        let veths: Vec<_> = world
-            .veths
-            .extract_if(.., |name, (owner, link)| unwanted(name, format!("{owner}/{}", link.name), false))
-            .collect();
-        Ok(bridges.into_iter().map(|(name, _)| name).chain(veths.into_iter().map(|(name, _)| name)).collect())
+        let bridges = world.bridges.keys().filter(|name| unwanted(name, format!("bridge:{name}"), true));
+        let veths =
+            world.veths.iter().filter(|(name, (owner, link))| unwanted(name, format!("{owner}/{}", link.name), false));
+        let removed: Vec<_> = bridges.chain(veths.map(|(name, _)| name)).cloned().collect();
+        world.bridges.retain(|name, _| !removed.contains(name));
+        world.veths.retain(|name, _| !removed.contains(name));
+        Ok(removed)
     }
 
     async fn fence_all(&self, desired: Desired) -> Result<(), FirewallError> {
@@ -449,6 +449,8 @@ impl Host for Lab {
     async fn sweep_bridges(&self, keep: &[String]) -> Result<Vec<String>, HostError> {
         self.may_fail("sweep_bridges")?;
         let mut world = self.world();
-        Ok(world.bridges.extract_if(.., |name, _| !keep.contains(name)).map(|(name, _)| name).collect())
+        let removed: Vec<_> = world.bridges.keys().filter(|name| !keep.contains(name)).cloned().collect();
+        world.bridges.retain(|name, _| keep.contains(name));
+        Ok(removed)
     }
 }

@@ -154,7 +154,8 @@ fn many_queries_of_one_connection_are_answered_each() {
     queries.iter().for_each(|query| write_message(&mut stream, query));
     let mut ids: Vec<_> = queries.iter().map(|_| read_message(&mut stream).unwrap().metadata.id).collect();
     let mut sent: Vec<_> = queries.iter().map(|query| query.metadata.id).collect();
-    (ids.sort_unstable(), sent.sort_unstable());
+    ids.sort_unstable();
+    sent.sort_unstable();
     assert_eq!(ids, sent);
     // One that sends what is no query is cut off, and one byte at a time is as good as all at once.
     let bytes = query("web.local.", RecordType::A).to_vec().unwrap();

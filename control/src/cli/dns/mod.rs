@@ -70,14 +70,19 @@ fn query(args: &QueryArgs) -> ExitCode {
     }
 }
 
-/// Where the overlay's name server is: where the configuration has it, or on the address of the node.
+/// Where the overlay's name server is: where the configuration has it, where the daemon says, or on the address of the node.
 fn usual_server(target: &Target) -> Result<SocketAddr, Failure> {
     if let Some(server) = Config::read_default().unwrap_or_default().dns.listen.first() {
         return Ok(*server);
     }
     let status = Daemon::connect(target)?.status()?;
     let none = "the overlay is not set up, so it has no name server: name one with --server";
-    status.node_ip.map(|ip| SocketAddr::new(ip, PORT)).ok_or_else(|| Failure::Own(none.to_owned()))
+    let served = status.dns.and_then(|dns| {
+        let at_node = dns.listening.iter().find(|at| Some(at.ip()) == status.node_ip);
+        at_node.or(dns.listening.first()).copied()
+    });
+    let usual = || status.node_ip.map(|ip| SocketAddr::new(ip, PORT));
+    served.or_else(usual).ok_or_else(|| Failure::Own(none.to_owned()))
 }
 
 fn question(name: &str, kind: Option<RecordType>) -> Result<Question, String> {

@@ -55,6 +55,9 @@ pub struct StatusSnapshot {
     /// Worker threads of the global device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workers: Option<u32>,
+    /// The implementation of the cipher that the global device uses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cipher: Option<String>,
     /// What the global device has counted since it was made, over all its workers, by name of the counter.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub totals: BTreeMap<String, u64>,
