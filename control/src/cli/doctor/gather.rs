@@ -2,8 +2,8 @@
 //! takes no lock, and goes on where it may not look.
 
 use super::facts::{
-    ConfigFacts, DaemonFacts, Facts, FileFacts, LinkFacts, PathFacts, PortFacts, ProcessFacts, Reach, SocketFacts,
-    StateFacts, TunFacts,
+    DaemonFacts, Facts, FileFacts, LinkFacts, PathFacts, PortFacts, ProcessFacts, Reach, SocketFacts, StateFacts,
+    TunFacts,
 };
 use super::proc::{descriptors_max, lock_holder, status_line};
 use crate::cli::client::{Daemon, Failure, Place};
