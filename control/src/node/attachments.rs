@@ -134,7 +134,9 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             // Its number is another's now.
             self.let_go(&known).await?;
         }
+        let claim = self.claim_published(attach).await?;
         let attachment = self.record(attach, &found).await?;
+        drop(claim);
         if let Err(error) = self.wire(&attachment, &found).await {
             if let Err(error) = self.let_go(&attachment).await {
                 tracing::error!(%error, attachment = attachment.handle.key(), "an attachment that failed could not be taken back");
@@ -187,27 +189,38 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
 
     /// Attaches again what was attached before this process started, and lets go of what has ended since.
     pub(super) async fn restore_attachment(&self, known: &Attachment) {
+        let restored = match self.restore_if_there(known).await {
+            Ok(true) => Ok(()),
+            // As if its end had been noticed.
+            Ok(false) => self.detach_if(&known.handle, |found| Ok(found == known)).await.map(drop),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = restored {
+            tracing::error!(%error, attachment = known.handle.key(), "a container that was attached before could not be looked after yet");
+            self.mend_later();
+        }
+    }
+
+    /// The same; returns whether it is still there.
+    async fn restore_if_there(&self, known: &Attachment) -> Result<bool, NodeError> {
         let _turn = self.workload_orders.turn(&known.handle.key()).await;
         let _stays = self.orders.share(&known.service).await;
-        let restored = match Found::again(known) {
+        if self.kit.store.find::<Attachment>(&Attachment::id_of(&known.handle)).as_ref() != Some(known) {
+            return Ok(true);
+        }
+        let failed = |source| NodeError::Container { handle: known.handle.key(), source };
+        match Found::again(known) {
             Ok(found) => {
                 let wired = self.wire(known, &found).await;
                 self.watch_end(known, found.process.as_ref());
-                wired
+                wired.map(|()| true)
             }
             // Found by a descriptor that went with the process before. Its links go with it.
             Err(_) if known.netns_path.is_none() && matches!(known.handle, AttachHandle::LinuxNetns { .. }) => {
-                match self.kit.host.has_link(&known.links).await {
-                    Ok(false) => self.let_go(known).await,
-                    Ok(true) => Ok(()),
-                    Err(source) => Err(NodeError::Container { handle: known.handle.key(), source }),
-                }
+                self.kit.host.has_link(&known.links).await.map_err(failed)
             }
-            Err(error) if error.is_not_found() => self.let_go(known).await,
-            Err(source) => Err(NodeError::Container { handle: known.handle.key(), source }),
-        };
-        if let Err(error) = restored {
-            tracing::error!(%error, attachment = known.handle.key(), "a container that was attached before could not be looked after; attach it again");
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(source) => Err(failed(source)),
         }
     }
 

@@ -19,7 +19,7 @@ use crate::ipc::wire::{
     AttachContainer, AttachHandle, AttachmentState, Event, GuestOverlayConfig, OverlayMode, PeerSpec, Response, Secret,
 };
 use crate::state::{Attachment, Service};
-use ginnel_engine::key::PrivateKey;
+use ginnel_engine::key::{PrivateKey, PublicKey};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -31,19 +31,18 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
     pub(super) async fn attach_guest(&self, attach: &AttachContainer) -> Result<Response, NodeError> {
         check(attach)?;
         let _turn = self.workload_orders.turn(&attach.handle.key()).await;
+        let _stays = self.orders.share(&attach.service).await;
+        if let Some(known) = self.kit.store.find::<Attachment>(&Attachment::id_of(&attach.handle)) {
+            is_the_same(&known, attach)?;
+            return self.admit_guest(&self.overlay_with(&known)?, &known).await;
+        }
         let overlay = self.overlay_of_guest(&attach.service)?;
-        let attachment = match self.kit.store.find::<Attachment>(&Attachment::id_of(&attach.handle)) {
-            Some(known) => {
-                is_the_same(&known, attach)?;
-                known
-            }
-            None => {
-                let key = super::key_store::generate()?;
-                let guest_key = Some(Secret::new(key.to_base64()));
-                self.lease_for(Attachment { guest_key, ..unaddressed(attach) }, &[Place::Node], &attach.addresses)
-                    .await?
-            }
-        };
+        let key = super::key_store::generate()?;
+        let guest_key = Some(Secret::new(key.to_base64()));
+        let attachment = Attachment { guest_key, ..unaddressed(attach) };
+        let claim = self.claim_published(attach).await?;
+        let attachment = self.lease_for(attachment, &[Place::Node], &attach.addresses).await?;
+        drop(claim);
         self.or_let_go(&attachment, self.admit_guest(&overlay, &attachment)).await
     }
 
@@ -51,44 +50,54 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
     pub(super) async fn attach_host_shared(&self, attach: &AttachContainer) -> Result<Response, NodeError> {
         check(attach)?;
         let _turn = self.workload_orders.turn(&attach.handle.key()).await;
+        let _stays = self.orders.share(&attach.service).await;
         if self.overlay.live().is_none() {
             return Err(NodeError::NoGlobalOverlay(
                 "host-shared attach requires the global overlay to be set up first (no utun to alias the container /32 on)",
             ));
         }
-        let attachment = match self.kit.store.find::<Attachment>(&Attachment::id_of(&attach.handle)) {
-            Some(known) => {
-                is_the_same(&known, attach)?;
-                known
-            }
-            None => self.lease_for(unaddressed(attach), &[Place::Node], &attach.addresses).await?,
-        };
+        if let Some(known) = self.kit.store.find::<Attachment>(&Attachment::id_of(&attach.handle)) {
+            is_the_same(&known, attach)?;
+            return self.admit_host_shared(&known).await;
+        }
+        let claim = self.claim_published(attach).await?;
+        let attachment = self.lease_for(unaddressed(attach), &[Place::Node], &attach.addresses).await?;
+        drop(claim);
         self.or_let_go(&attachment, self.admit_host_shared(&attachment)).await
     }
 
     /// Brings about again what is written down of such a workload.
     pub(super) async fn restore_linkless(&self, known: &Attachment) {
+        let _turn = self.workload_orders.turn(&known.handle.key()).await;
+        let _stays = self.orders.share(&known.service).await;
+        if self.kit.store.find::<Attachment>(&Attachment::id_of(&known.handle)).as_ref() != Some(known) {
+            return;
+        }
         let restored = match known.handle {
-            AttachHandle::GuestManaged { .. } => match self.overlay_of_guest(&known.service) {
+            AttachHandle::GuestManaged { .. } => match self.overlay_with(known) {
                 Ok(overlay) => self.admit_guest(&overlay, known).await,
                 Err(error) => Err(error),
             },
             _ => self.admit_host_shared(known).await,
         };
-        if let Err(error) = restored {
-            tracing::error!(%error, attachment = known.handle.key(), "a workload that was attached before cannot be");
+        match restored {
+            // Its overlay is down. What is made for it comes with that.
+            Ok(_) | Err(NodeError::NoGlobalOverlay(_)) => {}
+            Err(error) => {
+                tracing::error!(%error, attachment = known.handle.key(), "a workload that was attached before cannot be yet");
+                self.mend_later();
+            }
         }
     }
 
     /// Takes away what was made for such a workload, as far as it is there.
     pub(super) async fn part_from(&self, known: &Attachment) {
         let parted = match (&known.handle, &known.guest_key) {
-            (AttachHandle::GuestManaged { .. }, Some(secret)) => {
-                match (self.overlay_of_guest(&known.service), key(secret)) {
-                    (Ok(overlay), Ok(key)) => overlay.remove_peer(&key.public().to_base64()).await,
-                    _ => Ok(()),
-                }
-            }
+            (AttachHandle::GuestManaged { .. }, Some(_)) => match (self.home_of(known), guest_key(known)) {
+                // Also from one that is down: peers are remembered.
+                (Some(overlay), Some(key)) => overlay.remove_peer(&key.to_base64()).await,
+                _ => Ok(()),
+            },
             _ => match self.overlay.live() {
                 Some(live) => self
                     .kit
@@ -180,7 +189,19 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         Ok(answer(attachment))
     }
 
-    /// The overlay a guest of this service is a peer in.
+    /// The overlay that a guest which was admitted is a peer in, up or not.
+    fn home_of(&self, known: &Attachment) -> Option<Arc<Overlay<M, H>>> {
+        let key = guest_key(known)?;
+        let overlays = std::iter::once(self.overlay.clone()).chain(self.service_overlay(&known.service).ok());
+        overlays.into_iter().find(|overlay| overlay.peers().peer(&key).is_some())
+    }
+
+    /// The same, or the one it is to be admitted to.
+    fn overlay_with(&self, known: &Attachment) -> Result<Arc<Overlay<M, H>>, NodeError> {
+        self.home_of(known).map_or_else(|| self.overlay_of_guest(&known.service), Ok)
+    }
+
+    /// The overlay a guest of this service becomes a peer in.
     fn overlay_of_guest(&self, service: &str) -> Result<Arc<Overlay<M, H>>, NodeError> {
         let dedicated =
             self.kit.store.find::<Service>(service).is_some_and(|known| known.mode == OverlayMode::Dedicated);
@@ -199,6 +220,11 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
 /// The prefix of one address.
 fn single(ip: IpAddr) -> String {
     format!("{ip}/{}", if ip.is_ipv4() { 32 } else { 128 })
+}
+
+/// The public key of a guest.
+pub(super) fn guest_key(known: &Attachment) -> Option<PublicKey> {
+    Some(key(known.guest_key.as_ref()?).ok()?.public())
 }
 
 fn key(secret: &Secret) -> Result<PrivateKey, NodeError> {

@@ -98,11 +98,14 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             workload_orders: Default::default(),
             fence_order: Default::default(),
             size_order: Default::default(),
+            ports_order: Default::default(),
             networks: Default::default(),
             sysctls: tokio::sync::Mutex::new(sysctls),
             watcher: watcher.ok(),
             endings: Default::default(),
             sweep_wanted: AtomicBool::new(false),
+            mend_wanted: AtomicBool::new(false),
+            fence_wanted: AtomicBool::new(false),
             fenced: AtomicBool::new(false),
             board,
             itself: itself.clone(),
@@ -212,6 +215,9 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             loop {
                 tokio::time::sleep(LOOK_INTERVAL).await;
                 let Some(node) = node.upgrade() else { return };
+                if let Ok(_gate) = node.enter().await {
+                    node.mend_firewall().await;
+                }
                 if node.is_fenced() {
                     heals = node.look_at_firewall(heals).await;
                 }
@@ -224,6 +230,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
                 let Some(node) = node.upgrade() else { return };
                 if let Ok(_gate) = node.enter().await {
                     node.tidy_addresses().await;
+                    node.mend().await;
                     node.look_at_paths().await;
                     if node.sweep_wanted.swap(false, Ordering::AcqRel) {
                         node.sweep().await;

@@ -43,12 +43,14 @@ mod kit;
 mod life;
 mod marker;
 mod members;
+mod mend;
 mod mtu;
 mod name;
 mod names;
 mod orders;
 mod overlay;
 mod peers;
+mod ports;
 mod recovery;
 mod routes;
 mod services;
@@ -57,6 +59,8 @@ mod status;
 
 #[cfg(test)]
 pub(crate) mod fake;
+#[cfg(test)]
+mod fake_host;
 #[cfg(test)]
 mod tests;
 

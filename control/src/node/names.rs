@@ -4,7 +4,8 @@ use super::device::DeviceMaker;
 use super::dispatch::Node;
 use super::error::NodeError;
 use super::host::Host;
-use crate::state::{Kind, Name, Transaction};
+use crate::state::{Attachment, Kind, Name, Transaction};
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 /// Names at once: ten for each address of a /16 that is used up would be more, but no node has that many workloads.
@@ -65,12 +66,30 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
     /// Takes the names away that `keeps` says no to, which it is asked when no other change is in progress. Returns them.
     pub(super) async fn retain_names(&self, keeps: impl Fn(&str) -> bool) -> Result<Vec<String>, NodeError> {
         let _order = self.names_order.lock().await;
-        let names = self.kit.store.all::<Name>().into_iter().map(|known| known.name);
-        let gone: Vec<_> = names.filter(|name| !keeps(name)).collect();
-        let transaction = gone.iter().fold(Transaction::new(), |transaction, name| transaction.delete::<Name>(name));
+        // Those of workloads go with them.
+        let own: HashSet<_> = self.kit.store.all::<Attachment>().iter().filter_map(own_name).collect();
+        let mut gone = Vec::new();
+        let mut transaction = Transaction::new();
+        for mut known in self.kit.store.all::<Name>().into_iter().filter(|known| !keeps(&known.name)) {
+            let name = known.name.clone();
+            let before = known.addresses.len();
+            known.addresses.retain(|ip| own.contains(&(name.clone(), *ip)));
+            if known.addresses.is_empty() {
+                transaction = transaction.delete::<Name>(name.clone());
+                gone.push(name);
+            } else if known.addresses.len() < before {
+                transaction = transaction.put(known);
+            }
+        }
         self.kit.commit(transaction).await?;
         Ok(gone)
     }
+}
+
+/// The name that a workload has of its own, and its address.
+fn own_name(attachment: &Attachment) -> Option<(String, IpAddr)> {
+    let domain = attachment.dns_domain.as_ref()?;
+    normalize(&format!("{}.{domain}", attachment.service)).ok().map(|name| (name, attachment.ip))
 }
 
 /// The name in lower case and without the dot at its end.

@@ -22,14 +22,15 @@ use super::peers::{PeerBook, transaction};
 use super::recovery::{Lost, Recovery};
 use super::routes::{self, RoutePlan};
 use crate::host::HostError;
-use crate::ipc::wire::{Event, PeerScope};
-use crate::state::{self, Scope};
+use crate::ipc::wire::{AttachHandle, Event, PeerScope};
+use crate::state::{self, Attachment, Scope};
 use ginnel_backends::device::DeviceOptions;
 use ginnel_engine::command::{DeviceUpdate, PrivateKeyUpdate};
 use ginnel_engine::event::Event as DeviceEvent;
 use ginnel_engine::key::{PrivateKey, PublicKey};
 use ipnet::IpNet;
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -205,11 +206,25 @@ impl<M: DeviceMaker, H: Host> Overlay<M, H> {
         let configured = async {
             host.set_mtu(&live.interface, self.kit.size.mtu()).await?;
             host.add_address(&live.interface, live.plan.address).await?;
+            for ip in self.tenants() {
+                host.add_address(&live.interface, ip.into()).await?;
+            }
             host.set_up(&live.interface).await?;
             let wanted = routes::wanted(&live.plan, &self.peers(), &Vec::new());
             routes::bring_about(host, live, &wanted).await
         };
         configured.await.map_err(|error| self.host_refused(error))
+    }
+
+    /// Addresses of programs on this host, which are on the tunnel of the node.
+    fn tenants(&self) -> Vec<IpAddr> {
+        if self.scope != Scope::Global {
+            return Vec::new();
+        }
+        self.kit.store.read(|tables| {
+            let all = tables.all::<Attachment>();
+            all.filter(|one| matches!(one.handle, AttachHandle::HostShared { .. })).map(|one| one.ip).collect()
+        })
     }
 
     async fn change(&self, live: &Live, plan: &DevicePlan) -> Result<(), NodeError> {
