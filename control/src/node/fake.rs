@@ -4,7 +4,6 @@
 use super::{DeviceMaker, OverlayDevice};
 use crate::attach::LinkPlan;
 use crate::firewall::double::Judge;
-use crate::host::HostError;
 use ginnel_backends::device::{DeviceError, DeviceOptions, DeviceState, PeerState};
 use ginnel_engine::command::{DeviceUpdate, PeerUpdate, PrivateKeyUpdate};
 use ginnel_engine::drops::DropReason;

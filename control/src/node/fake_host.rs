@@ -4,7 +4,7 @@
 //! firewall refuses what the real one refuses.
 
 use super::Host;
-use super::fake::{Lab, Trouble, World};
+use super::fake::{Lab, Link, Trouble, World};
 use crate::attach::{AttachError, HostEnd, Marked, Plan};
 use crate::firewall::double::Judge;
 use crate::firewall::{Change, Desired, Drops, FirewallError, Health};
@@ -49,7 +49,8 @@ impl Lab {
         call: &'static str,
         work: impl FnOnce(&mut Judge) -> Result<(), FirewallError>,
     ) -> Result<(), FirewallError> {
-        match self.world().next_trouble(call, "") {
+        let trouble = self.world().next_trouble(call, "");
+        match trouble {
             Some(Trouble::Refused | Trouble::DoneAndRefused) => return Err(FirewallError::Contended),
             Some(Trouble::Slow) => tokio::time::sleep(SLOW).await,
             _ => {}
@@ -61,7 +62,7 @@ impl Lab {
         &self,
         call: &'static str,
         interface: &str,
-        work: impl FnOnce(&mut super::fake::Link),
+        work: impl FnOnce(&mut Link),
     ) -> Result<(), HostError> {
         let missing = || HostError::NotFound { what: format!("find link {interface}") };
         self.call(call, interface, |world| world.links.get_mut(interface).map(work).ok_or_else(missing)).await
@@ -78,7 +79,7 @@ fn foreign(name: &str) -> HostError {
 
 impl Host for Lab {
     async fn add_address(&self, interface: &str, address: IpNet) -> Result<(), HostError> {
-        let add = |link: &mut super::fake::Link| {
+        let add = |link: &mut Link| {
             link.addresses.retain(|held| *held != address);
             link.addresses.push(address);
         };
@@ -103,11 +104,15 @@ impl Host for Lab {
     }
 
     async fn add_route(&self, interface: &str, prefix: IpNet, source: IpAddr) -> Result<(), HostError> {
-        self.link_call("add_route", interface, |link| drop(link.routes.insert(prefix, source))).await
+        self.link_call("add_route", interface, |link| {
+            link.routes.insert(prefix, source);
+        }).await
     }
 
     async fn remove_route(&self, interface: &str, prefix: IpNet) -> Result<(), HostError> {
-        self.link_call("remove_route", interface, |link| drop(link.routes.remove(&prefix))).await
+        self.link_call("remove_route", interface, |link| {
+            link.routes.remove(&prefix);
+        }).await
     }
 
     async fn ensure_bridge(&self, bridge: &str, gateway: IpNet, mtu: u16) -> Result<(), AttachError> {

@@ -20,8 +20,9 @@ use crate::ipc::wire::{
 };
 use crate::state::{Attachment, Service};
 use ginnel_engine::key::{PrivateKey, PublicKey};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 /// Seconds between keepalives of a guest, which is behind the address translation of its monitor.
 const GUEST_KEEPALIVE_SECS: u64 = 25;
@@ -90,27 +91,44 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         }
     }
 
-    /// Takes away what was made for such a workload, as far as it is there.
+    /// Takes away what was made for such a workload, as far as it is there. What cannot be is tried again.
     pub(super) async fn part_from(&self, known: &Attachment) {
-        let parted = match (&known.handle, &known.guest_key) {
-            (AttachHandle::GuestManaged { .. }, Some(_)) => match (self.home_of(known), guest_key(known)) {
-                // Also from one that is down: peers are remembered.
-                (Some(overlay), Some(key)) => overlay.remove_peer(&key.to_base64()).await,
-                _ => Ok(()),
-            },
-            _ => match self.overlay.live() {
-                Some(live) => self
-                    .kit
-                    .host
-                    .remove_address(&live.interface, known.ip.into())
-                    .await
-                    .map_err(|source| NodeError::ConfigureHost { scope: self.overlay.scope.clone(), source }),
-                None => Ok(()),
-            },
-        };
-        if let Err(error) = parted {
-            tracing::error!(%error, attachment = known.handle.key(), "what was made for a workload that is gone stays until its overlay goes");
+        // Also from an overlay that is down: peers are remembered.
+        if let (Some(overlay), Some(key)) = (self.home_of(known), guest_key(known)) {
+            match overlay.dismiss_peer(key).await {
+                Ok(true) => {}
+                Ok(false) => self.mend_later(),
+                Err(error) => {
+                    tracing::error!(%error, attachment = known.handle.key(), "a guest that is gone stays a peer: remove it");
+                }
+            }
         }
+        if matches!(known.handle, AttachHandle::HostShared { .. }) {
+            self.left_addresses().insert(known.ip);
+            self.remove_left_addresses().await;
+        }
+    }
+
+    /// Takes the addresses of programs that are gone from the tunnel.
+    pub(super) async fn remove_left_addresses(&self) {
+        let left = self.left_addresses().clone();
+        for ip in left {
+            // Whoever has it by now keeps it.
+            let is_had = self.kit.store.read(|tables| tables.all::<Attachment>().any(|one| one.ip == ip));
+            if let Some(live) = self.overlay.live().filter(|_| !is_had)
+                && let Err(error) = self.kit.host.remove_address(&live.interface, ip.into()).await
+                && !error.is_not_found()
+            {
+                tracing::error!(%error, %ip, "an address of a program that is gone cannot be removed yet");
+                self.mend_later();
+                continue;
+            }
+            self.left_addresses().remove(&ip);
+        }
+    }
+
+    fn left_addresses(&self) -> std::sync::MutexGuard<'_, BTreeSet<IpAddr>> {
+        self.left_addresses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn or_let_go(

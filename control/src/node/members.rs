@@ -81,6 +81,48 @@ impl<M: DeviceMaker, H: Host> Overlay<M, H> {
         Ok(())
     }
 
+    /// Removes a peer whose owner is gone already, from disk and book in any case. Returns whether the device has let go of
+    /// it; where it has not, [`Overlay::dismiss_again`] tries it again.
+    ///
+    /// # Errors
+    /// [`NodeError`] where the disk refuses; the peer is as before then.
+    pub(super) async fn dismiss_peer(&self, key: PublicKey) -> Result<bool, NodeError> {
+        let _turn = self.turn().await?;
+        let changes = self.peers().removing(&key);
+        self.kit.commit(transaction(&self.scope, &changes)).await?;
+        self.peers().make(changes);
+        self.care.forget(&key);
+        self.dismissed().insert(key);
+        Ok(self.send_dismissed().await)
+    }
+
+    /// Has the device let go of the peers that it has not yet. Returns whether all are gone.
+    pub(super) async fn dismiss_again(&self) -> bool {
+        if self.dismissed().is_empty() {
+            return true;
+        }
+        let Ok(_turn) = self.turn().await else { return true };
+        self.send_dismissed().await
+    }
+
+    async fn send_dismissed(&self) -> bool {
+        let gone: Vec<_> = {
+            let book = self.peers();
+            // Who was added again is no concern of ours.
+            self.dismissed().retain(|key| book.peer(key).is_none());
+            self.dismissed().iter().copied().collect()
+        };
+        let updates = gone.iter().map(|key| PeerUpdate { remove: true, ..PeerUpdate::new(*key) }).collect();
+        if let Some(live) = self.live()
+            && let Err(error) = self.apply(&live, &Changes::new(), updates).await
+        {
+            tracing::warn!(error, scope = %self.scope, "a device keeps a peer whose owner is gone; it is tried again");
+            return false;
+        }
+        self.dismissed().retain(|key| !gone.contains(key));
+        true
+    }
+
     /// Removes the peers that `keeps` says no to, which it is asked when no other change is in progress. Returns them.
     ///
     /// # Errors

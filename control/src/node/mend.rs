@@ -1,5 +1,5 @@
-//! What could not be brought up again at start, and what the firewall could not be made: both are tried again until they
-//! can be.
+//! What could not be brought up again at start, what could not be taken away, what the firewall could not be made: all are
+//! tried again until they can be.
 
 use super::device::DeviceMaker;
 use super::dispatch::Node;
@@ -19,6 +19,13 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         if !self.mend_wanted.swap(false, Ordering::AcqRel) {
             return;
         }
+        let services = self.service_overlays().into_iter().map(|(_, overlay)| overlay);
+        for overlay in std::iter::once(self.overlay.clone()).chain(services) {
+            if !overlay.dismiss_again().await {
+                self.mend_later();
+            }
+        }
+        self.remove_left_addresses().await;
         for known in self.kit.store.all::<Service>() {
             self.restore_bridge(&known).await;
         }

@@ -57,6 +57,8 @@ pub struct Overlay<M, H> {
     live: RwLock<Option<Live>>,
     peers: Mutex<PeerBook>,
     pub(super) care: Care,
+    /// Peers that are gone but for the device.
+    dismissed: Mutex<BTreeSet<PublicKey>>,
     stopping: AtomicBool,
 }
 
@@ -88,6 +90,7 @@ impl<M: DeviceMaker, H: Host> Overlay<M, H> {
             live: RwLock::default(),
             peers: Mutex::new(PeerBook::restore(records.into_iter())),
             care: Care::default(),
+            dismissed: Mutex::default(),
             stopping: AtomicBool::new(false),
         });
         overlay.start_care();
@@ -163,6 +166,10 @@ impl<M: DeviceMaker, H: Host> Overlay<M, H> {
 
     pub(super) fn peers(&self) -> MutexGuard<'_, PeerBook> {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn dismissed(&self) -> MutexGuard<'_, BTreeSet<PublicKey>> {
+        self.dismissed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes a device according to `plan`, taking over what is left of a `lost` one.

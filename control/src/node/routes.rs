@@ -53,13 +53,14 @@ pub(super) async fn bring_about<H: Host>(host: &H, live: &Live, wanted: &BTreeSe
     let present = live.routes.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let mut made = Vec::new();
     for prefix in wanted.difference(&present) {
+        // It may be there all the same, where the answer got lost.
+        made.push(*prefix);
         if let Err(error) = host.add_route(&live.interface, *prefix, live.plan.address.addr()).await {
             for prefix in made {
                 let _ = host.remove_route(&live.interface, prefix).await;
             }
             return Err(error);
         }
-        made.push(*prefix);
     }
     for prefix in present.difference(wanted) {
         if let Err(error) = host.remove_route(&live.interface, *prefix).await {

@@ -1,8 +1,10 @@
 //! The node behind its real server and a real socket, with doubles for device and host.
 
 mod addresses;
+mod attachments;
 mod care;
 mod contract;
+mod image;
 mod inventory;
 mod malformed;
 mod members;
