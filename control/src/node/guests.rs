@@ -95,12 +95,8 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
     pub(super) async fn part_from(&self, known: &Attachment) {
         // Also from an overlay that is down: peers are remembered.
         if let (Some(overlay), Some(key)) = (self.home_of(known), guest_key(known)) {
-            match overlay.dismiss_peer(key).await {
-                Ok(true) => {}
-                Ok(false) => self.mend_later(),
-                Err(error) => {
-                    tracing::error!(%error, attachment = known.handle.key(), "a guest that is gone stays a peer: remove it");
-                }
+            if let Err(error) = overlay.dismiss_peer(key).await {
+                tracing::error!(%error, attachment = known.handle.key(), "a guest that is gone stays a peer: remove it");
             }
         }
         if matches!(known.handle, AttachHandle::HostShared { .. }) {

@@ -14,6 +14,7 @@ use crate::ipc::wire::PeerSpec;
 use ginnel_engine::command::{AllowedIpUpdate, DeviceUpdate, PeerUpdate};
 use ginnel_engine::key::PublicKey;
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 /// A session older than this is no longer used (WireGuard paper, section 6.1: `REJECT_AFTER_TIME`).
@@ -81,31 +82,34 @@ impl<M: DeviceMaker, H: Host> Overlay<M, H> {
         Ok(())
     }
 
-    /// Removes a peer whose owner is gone already, from disk and book in any case. Returns whether the device has let go of
-    /// it; where it has not, [`Overlay::dismiss_again`] tries it again.
+    /// Removes a peer whose owner is gone already, from disk and book in any case. Where the device does not let go of it,
+    /// [`Overlay::dismiss_again`] tries it again.
     ///
     /// # Errors
     /// [`NodeError`] where the disk refuses; the peer is as before then.
-    pub(super) async fn dismiss_peer(&self, key: PublicKey) -> Result<bool, NodeError> {
+    pub(super) async fn dismiss_peer(&self, key: PublicKey) -> Result<(), NodeError> {
         let _turn = self.turn().await?;
         let changes = self.peers().removing(&key);
         self.kit.commit(transaction(&self.scope, &changes)).await?;
         self.peers().make(changes);
         self.care.forget(&key);
         self.dismissed().insert(key);
-        Ok(self.send_dismissed().await)
+        self.send_dismissed().await;
+        Ok(())
     }
 
-    /// Has the device let go of the peers that it has not yet. Returns whether all are gone.
-    pub(super) async fn dismiss_again(&self) -> bool {
-        if self.dismissed().is_empty() {
-            return true;
+    /// Has device and kernel let go of the peers and routes that they have not yet.
+    pub(super) async fn dismiss_again(&self) {
+        let has_left_routes = self.live().is_some_and(|live| live.has_left_routes.load(Ordering::Acquire));
+        if self.dismissed().is_empty() && !has_left_routes {
+            return;
         }
-        let Ok(_turn) = self.turn().await else { return true };
-        self.send_dismissed().await
+        if let Ok(_turn) = self.turn().await {
+            self.send_dismissed().await;
+        }
     }
 
-    async fn send_dismissed(&self) -> bool {
+    async fn send_dismissed(&self) {
         let gone: Vec<_> = {
             let book = self.peers();
             // Who was added again is no concern of ours.
@@ -116,11 +120,9 @@ impl<M: DeviceMaker, H: Host> Overlay<M, H> {
         if let Some(live) = self.live()
             && let Err(error) = self.apply(&live, &Changes::new(), updates).await
         {
-            tracing::warn!(error, scope = %self.scope, "a device keeps a peer whose owner is gone; it is tried again");
-            return false;
+            return tracing::warn!(error, scope = %self.scope, "a device keeps a peer whose owner is gone; it is tried again");
         }
         self.dismissed().retain(|key| !gone.contains(key));
-        true
     }
 
     /// Removes the peers that `keeps` says no to, which it is asked when no other change is in progress. Returns them.

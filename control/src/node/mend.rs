@@ -14,16 +14,15 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         self.mend_wanted.store(true, Ordering::Release);
     }
 
-    /// Brings about what is written down of services and workloads, if some of it could not be before.
+    /// Brings about what is written down of services and workloads, if some of it could not be before, and takes away what
+    /// is not.
     pub(super) async fn mend(&self) {
-        if !self.mend_wanted.swap(false, Ordering::AcqRel) {
-            return;
-        }
         let services = self.service_overlays().into_iter().map(|(_, overlay)| overlay);
         for overlay in std::iter::once(self.overlay.clone()).chain(services) {
-            if !overlay.dismiss_again().await {
-                self.mend_later();
-            }
+            overlay.dismiss_again().await;
+        }
+        if !self.mend_wanted.swap(false, Ordering::AcqRel) {
+            return;
         }
         self.remove_left_addresses().await;
         for known in self.kit.store.all::<Service>() {

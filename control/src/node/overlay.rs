@@ -74,6 +74,8 @@ pub(super) struct Live {
     pub(super) diverted: Arc<AtomicU64>,
     /// Routes that were made, besides that of the address.
     pub(super) routes: Arc<Mutex<BTreeSet<IpNet>>>,
+    /// Some of them are too many and could not be removed yet.
+    pub(super) has_left_routes: Arc<AtomicBool>,
 }
 
 impl<M: DeviceMaker, H: Host> Overlay<M, H> {
@@ -186,7 +188,8 @@ impl<M: DeviceMaker, H: Host> Overlay<M, H> {
         let device = DeviceSlot::open(self.kit.maker.clone(), options).await;
         let device = device.map_err(|source| NodeError::Create { scope: self.scope.clone(), source })?;
         let interface = device.name().await.unwrap_or_else(|| plan.interface.clone());
-        let live = Live { plan, interface, public_key, device, diverted: Arc::default(), routes: Arc::default() };
+        let (diverted, routes, has_left_routes) = Default::default();
+        let live = Live { plan, interface, public_key, device, diverted, routes, has_left_routes };
         if let Err(error) = self.configure(&live, private_key, lost).await {
             live.device.close().await;
             return Err(error);
