@@ -92,7 +92,7 @@ impl Daemon {
 
     fn meet(&mut self, other: &Daemon) {
         let endpoint = SocketAddr::new(other.place.node.underlay_v4.into(), PORT);
-        let added = self.orchestrator.add_peer(&other.public_key, endpoint, other.place.slice(), 25);
+        let added = self.orchestrator.add_peer(&other.public_key, endpoint, &[other.place.slice()], 25);
         added.expect("the peer is added");
     }
 }
@@ -222,8 +222,8 @@ fn peers_change_under_traffic() {
             for round in 0..50 {
                 a.meet(&b);
                 let endpoint = "192.0.2.77:51420".parse().expect("an address");
-                let prefix = "10.200.77.0/24".parse().expect("a prefix");
-                a.orchestrator.add_peer(other, endpoint, prefix, 25).expect("the peer is added");
+                let prefix: IpNet = "10.200.77.0/24".parse().expect("a prefix");
+                a.orchestrator.add_peer(other, endpoint, &[prefix], 25).expect("the peer is added");
                 for pubkey in [other.to_owned(), b.public_key.clone()] {
                     let cidr = "10.200.99.0/24".to_owned();
                     let request = Request::AddAllowedIp { pubkey, cidr, scope: PeerScope::Global };

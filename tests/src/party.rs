@@ -34,7 +34,8 @@ pub struct PartyOptions {
     pub network: u8,
     /// Worker threads, 0 for one per core; of [`Make::Ginnel`] only.
     pub workers: usize,
-    /// Offloads not to be used; of [`Make::Ginnel`] only.
+    /// Offloads not to be used; of [`Make::Ginnel`] only. By default those that `GINNEL_OFFLOAD_OFF` names, separated by
+    /// commas, as for the daemon.
     pub offloads_off: Vec<Offload>,
     /// Further arguments; of programs only.
     pub arguments: &'static [&'static str],
@@ -52,12 +53,19 @@ impl From<Make> for PartyOptions {
             port: 51_820,
             network: 77,
             workers: 0,
-            offloads_off: Vec::new(),
+            offloads_off: forced_off(),
             arguments: &[],
             key: None,
             faults: None,
         }
     }
+}
+
+fn forced_off() -> Vec<Offload> {
+    let names = std::env::var("GINNEL_OFFLOAD_OFF").unwrap_or_default();
+    let named =
+        |name| Offload::ALL.into_iter().find(|offload| offload.name() == name).expect("offloads have such names");
+    names.split(',').filter(|name| !name.is_empty()).map(named).collect()
 }
 
 /// A running device. Dropping it ends it.

@@ -136,7 +136,7 @@ impl Tunnel {
         }
         for (side, orchestrator) in orchestrators.iter_mut().enumerate() {
             let far = SocketAddr::new(self.lab.nodes()[1 - side].underlay_v4.into(), PORT);
-            orchestrator.add_peer(&keys[1 - side], far, slices[1 - side], 0)?;
+            orchestrator.add_peer(&keys[1 - side], far, &[slices[1 - side]], 0)?;
         }
         Ok(())
     }

@@ -4,15 +4,17 @@
 //! traffic through the overlay checking every byte, tells what it saw and removes everything. Needs root or user
 //! namespaces; where something is missing it says what and what to do.
 
+mod containers;
 mod show;
 
+use self::containers::Containers;
 use crate::host::HostError;
 use crate::ipc::wire::StatusSnapshot;
 use crate::lab::orchestrator::{Orchestrator, OrchestratorError, Overlay};
 use crate::lab::process::{Keeper, Process, Scratch};
 use crate::lab::traffic::{self, Amount, EchoPlan, EchoReport, End, TcpPlan, TcpReport, TrafficError};
 use crate::lab::user_ns::{self, Rights, UserNsError};
-use crate::lab::{Lab, LabError, LabOptions, usage};
+use crate::lab::{Lab, LabError, LabOptions, usage, web};
 use ipnet::IpNet;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -45,11 +47,19 @@ pub struct DemoArgs {
     /// Leave the overlay running until Ctrl-C, and say how to enter its nodes.
     #[arg(long)]
     pub keep: bool,
+    /// Be the process of the container of that name: how the demo starts its own.
+    #[arg(long, hide = true)]
+    pub container: Option<String>,
 }
 
 /// Runs the demo. To be called before the process starts other threads: without root it enters a user namespace.
 #[must_use]
 pub fn run(args: DemoArgs) -> ExitCode {
+    if let Some(name) = &args.container {
+        let Err(error) = web::serve(name);
+        eprintln!("{name}: {error}");
+        return ExitCode::FAILURE;
+    }
     let keeper = Keeper::default();
     let outcome = demonstrate(&args, &keeper);
     keeper.clear();
@@ -80,6 +90,8 @@ enum DemoError {
     Orchestrator { node: usize, source: OrchestratorError },
     #[error("node {node}: {what}; the daemon's last words:\n{words}")]
     Daemon { node: usize, what: String, words: String },
+    #[error("container {name}: {what}; its last words:\n{words}")]
+    Container { name: String, what: String, words: String },
     #[error("{what}: {source}")]
     Io { what: &'static str, source: io::Error },
 }
@@ -87,6 +99,7 @@ enum DemoError {
 /// What was seen.
 struct Outcome {
     nodes: Vec<NodeOutcome>,
+    containers: Containers,
     /// Between the first two nodes.
     round_trip: EchoReport,
     transfers: Vec<Transfer>,
@@ -125,7 +138,9 @@ fn demonstrate(args: &DemoArgs, keeper: &Keeper) -> Result<(), DemoError> {
     };
     let mut stage = Stage::set(args.nodes.into(), &scratch, keeper, &command)?;
     stage.connect_nodes()?;
-    let outcome = stage.perform(Duration::from_secs(args.seconds.into()), start)?;
+    let mut containers = Containers::attach(&mut stage.actors, keeper, &scratch, &program)?;
+    containers.visit(&stage.lab.nodes()[0].netns)?;
+    let outcome = stage.perform(containers, Duration::from_secs(args.seconds.into()), start)?;
     if args.json {
         println!("{}", show::json(&outcome));
     } else {
@@ -178,7 +193,8 @@ impl Stage {
         for (index, daemon) in daemons.into_iter().enumerate() {
             let orchestrator = await_daemon(index, &daemon, &file(index, "sock"))?;
             let slice = IpNet::new_assert(Ipv4Addr::new(10, 200, number(index), 0).into(), 24);
-            actors.push(Actor { daemon, orchestrator, slice, status: StatusSnapshot::default() });
+            let status = StatusSnapshot::default();
+            actors.push(Actor { daemon, orchestrator, slice, status });
         }
         for (index, actor) in actors.iter_mut().enumerate() {
             let overlay = Overlay {
@@ -202,7 +218,7 @@ impl Stage {
             for (far, (key, slice)) in known.iter().enumerate().filter(|(far, _)| *far != index) {
                 let key = key.as_deref().unwrap_or_default();
                 let endpoint = SocketAddr::new(self.lab.nodes()[far].underlay_v4.into(), PORT);
-                actor.try_to(index, |orchestrator| orchestrator.add_peer(key, endpoint, *slice, 25))?;
+                actor.try_to(index, |orchestrator| orchestrator.add_peer(key, endpoint, &[*slice], 25))?;
             }
         }
         progress("waiting for their handshakes");
@@ -232,7 +248,7 @@ impl Stage {
     }
 
     /// Sends the traffic and looks at everything once more.
-    fn perform(&mut self, transfer: Duration, start: Instant) -> Result<Outcome, DemoError> {
+    fn perform(&mut self, containers: Containers, transfer: Duration, start: Instant) -> Result<Outcome, DemoError> {
         let ends = self.ends()?;
         progress("measuring round trips");
         let plan = EchoPlan { count: 2_000, time_max: Duration::from_secs(2) };
@@ -265,7 +281,7 @@ impl Stage {
             nodes.push(NodeOutcome { pid, underlay: self.lab.nodes()[index].underlay_v4, status, rss_bytes });
         }
         let elapsed = start.elapsed();
-        Ok(Outcome { nodes, round_trip, transfers, machine_secs_per_gb, daemon_secs_per_gb, elapsed })
+        Ok(Outcome { nodes, containers, round_trip, transfers, machine_secs_per_gb, daemon_secs_per_gb, elapsed })
     }
 
     /// The nodes at their overlay addresses.

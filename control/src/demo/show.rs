@@ -1,5 +1,6 @@
 //! What the demo tells: a table for people, an object for machines, and the way into the nodes.
 
+use super::containers::{Container, Containers, Visit};
 use super::{NodeOutcome, Outcome};
 use crate::ipc::wire::OffloadStatus;
 use serde_json::{Value, json};
@@ -21,6 +22,7 @@ pub(super) fn table(outcome: &Outcome) -> String {
         ]);
     }
     let mut text = aligned(&rows);
+    let _ = write!(text, "\n{}\n", containers(&outcome.containers));
     let mut facts = Vec::new();
     let trip = &outcome.round_trip;
     let lost = if trip.lost == 0 { "none lost".into() } else { format!("{} lost", trip.lost) };
@@ -42,7 +44,7 @@ pub(super) fn table(outcome: &Outcome) -> String {
         format!("{:.2} s per GB", outcome.machine_secs_per_gb),
         format!("of the whole machine; the daemons {:.2} s of it", outcome.daemon_secs_per_gb),
     ]);
-    let _ = write!(text, "\n{}\n", aligned(&facts));
+    let _ = writeln!(text, "{}", aligned(&facts));
     for (index, node) in outcome.nodes.iter().enumerate() {
         let offloads: Vec<_> = node.status.offloads.iter().map(|o| format!("{} {}", o.name, o.state)).collect();
         if !offloads.is_empty() {
@@ -55,6 +57,27 @@ pub(super) fn table(outcome: &Outcome) -> String {
         }
     }
     let _ = writeln!(text, "done in {:.1} s", outcome.elapsed.as_secs_f64());
+    text
+}
+
+/// The containers, whom they visited and whom they could not.
+fn containers(containers: &Containers) -> String {
+    let mut rows = vec![["container", "node", "address", "attached in"].map(String::from)];
+    for container in &containers.all {
+        rows.push([
+            container.name.clone(),
+            (container.node + 1).to_string(),
+            container.ip.to_string(),
+            millis(container.attached_in),
+        ]);
+    }
+    let mut text = aligned(&rows);
+    text.push('\n');
+    for visit in &containers.visits {
+        let _ = writeln!(text, "{} → http://{}/  {:?}  {}", visit.from, visit.to, visit.page, millis(visit.took));
+    }
+    let refused: Vec<_> = containers.refused.iter().map(|(from, to)| format!("{from} → {to}")).collect();
+    let _ = writeln!(text, "kept apart: {}", refused.join(", "));
     text
 }
 
@@ -87,8 +110,23 @@ pub(super) fn json(outcome: &Outcome) -> Value {
         })
     };
     let trip = &outcome.round_trip;
+    let container = |container: &Container| {
+        json!({
+            "name": container.name,
+            "node": container.node + 1,
+            "ip": container.ip,
+            "attach_us": container.attached_in.as_secs_f64() * 1e6,
+        })
+    };
+    let visit = |visit: &Visit| {
+        let micros = visit.took.as_secs_f64() * 1e6;
+        json!({ "from": visit.from, "to": visit.to, "page": visit.page, "us": micros })
+    };
     json!({
         "ok": true,
+        "containers": outcome.containers.all.iter().map(container).collect::<Vec<_>>(),
+        "visits": outcome.containers.visits.iter().map(visit).collect::<Vec<_>>(),
+        "refused": outcome.containers.refused,
         "nodes": outcome.nodes.iter().enumerate().map(node).collect::<Vec<_>>(),
         "round_trip": {
             "sent": trip.sent,
@@ -132,6 +170,10 @@ fn received(node: &NodeOutcome) -> u64 {
 
 fn sent(node: &NodeOutcome) -> u64 {
     node.status.peers.iter().filter_map(|peer| peer.tx_bytes).sum()
+}
+
+fn millis(time: Duration) -> String {
+    format!("{:.1} ms", time.as_secs_f64() * 1e3)
 }
 
 fn micros(time: Duration) -> String {
@@ -184,6 +226,16 @@ mod tests {
         let report = TcpReport { bytes: 1_000_000_000, elapsed: Duration::from_secs(2), streams: vec![1_000_000_000] };
         Outcome {
             nodes: vec![node(41), node(42)],
+            containers: Containers {
+                all: Vec::new(),
+                visits: vec![Visit {
+                    from: "job-1".into(),
+                    to: "web-2".into(),
+                    page: "web-2 here, and you are 10.200.1.2".into(),
+                    took: time(1_230),
+                }],
+                refused: vec![("job-1".into(), "vault-1".into())],
+            },
             round_trip: EchoReport { sent: 10, lost: 0, min: time(20), p50: time(30), p99: time(90) },
             transfers: vec![
                 Transfer { from: 0, to: 1, measured: true, report: report.clone() },
@@ -200,9 +252,15 @@ mod tests {
         let text = table(&outcome());
         let age = ["7 s ago", "8 s ago"];
         assert!(age.iter().any(|age| text.contains(&format!("192.0.2.1  {age}    2.5 MB"))), "{text}");
-        for part in
-            ["p50 30 µs  p99 90 µs", "10 probes, none lost", "TCP 1 → 2", "4.00 Gb/s", "1.00 GB, every byte right"]
-        {
+        for part in [
+            "job-1 → http://web-2/  \"web-2 here, and you are 10.200.1.2\"  1.2 ms",
+            "kept apart: job-1 → vault-1\n",
+            "p50 30 µs  p99 90 µs",
+            "10 probes, none lost",
+            "TCP 1 → 2",
+            "4.00 Gb/s",
+            "1.00 GB, every byte right",
+        ] {
             assert!(text.contains(part), "{part}: {text}");
         }
         assert!(
@@ -218,6 +276,7 @@ mod tests {
         assert_eq!(value["ok"], true);
         assert_eq!(value["tcp"][0]["bits_per_sec"], 4e9);
         assert_eq!(value["nodes"][1]["pid"], 42);
+        assert_eq!((&value["visits"][0]["us"], &value["refused"][0][1]), (&json!(1_230.0), &json!("vault-1")));
         assert_eq!(failure("no TUN")["error"], "no TUN");
     }
 

@@ -7,6 +7,7 @@
 //! Leases outlive the pool they came from: when the slice changes or a subnet goes, they stay with their owners, and
 //! freed ones go on resting in whatever pool has them next.
 
+use super::hosts;
 use super::pool::{Grant, Lease, Pool, PoolError, ReleaseError, check_owner};
 use super::subnets::{SubnetError, SubnetRegistry};
 use ipnet::IpNet;
@@ -86,13 +87,22 @@ impl AddressBook {
         self.node_ip
     }
 
-    /// Assigns a subnet to a service on a node, or names the one it has. [`AddressBook::open`] makes it usable.
+    /// Assigns a subnet to a service on a node, or names the one it has. [`AddressBook::open`] makes it usable. What is
+    /// `elsewhere`, the prefixes of other nodes, is kept clear of while there is room: every node chooses for itself, by
+    /// a hash, and two choices may meet. A prefix as wide as the cluster says nothing about who has what in it.
     ///
     /// # Errors
     /// [`SubnetError`].
-    pub fn assign(&mut self, service: &str, node: u64) -> Result<IpNet, SubnetError> {
+    pub fn assign(&mut self, service: &str, node: u64, elsewhere: &[IpNet]) -> Result<IpNet, SubnetError> {
         let own = &self.node;
-        self.registry.assign(service, node, |subnet| !own.leases().any(|(ip, _)| subnet.contains(&ip)))
+        let unused = |subnet: IpNet| !own.leases().any(|(ip, _)| subnet.contains(&ip));
+        let cluster_len = self.registry.cluster().prefix_len();
+        let narrow = elsewhere.iter().filter(|prefix| prefix.prefix_len() > cluster_len);
+        let clear = |subnet| narrow.clone().all(|prefix| hosts::overlap(*prefix, subnet).is_none());
+        match self.registry.assign(service, node, |subnet| unused(subnet) && clear(subnet)) {
+            Err(SubnetError::Full(_)) => self.registry.assign(service, node, unused),
+            other => other,
+        }
     }
 
     /// Takes over what was assigned before.
@@ -364,7 +374,7 @@ mod tests {
 
     /// Sets a service up as the node does.
     fn set_up(book: &mut AddressBook, service: &str) -> IpNet {
-        let subnet = book.assign(service, 0).unwrap();
+        let subnet = book.assign(service, 0, &[]).unwrap();
         book.open(subnet, super::super::first_behind_base(subnet).unwrap());
         subnet
     }
@@ -402,7 +412,21 @@ mod tests {
             drawn.push(grant.ip);
         }
         assert_eq!(drawn.len(), 254 - 1 - 128 + usize::from(subnets.contains(&net("10.200.0.192/26"))));
-        assert!(book.assign("c", 0).is_err(), "the node has drawn from the other two");
+        assert!(book.assign("c", 0, &[]).is_err(), "the node has drawn from the other two");
+    }
+
+    #[test]
+    fn a_service_keeps_clear_of_other_nodes_while_there_is_room() {
+        let mut book = AddressBook::new(net("10.200.0.0/16"), Some(net("10.200.5.0/28")), QUARANTINE);
+        let published = book.assign("web", 0, &[]).unwrap();
+        book.close("web", 0);
+        let elsewhere = [published, net("10.200.0.0/16"), net("fd00::/64")];
+        let moved = book.assign("web", 0, &elsewhere).unwrap();
+        assert_ne!(moved, published);
+        // What is assigned stays, whoever comes to it later.
+        assert_eq!(book.assign("web", 0, &[moved]), Ok(moved));
+        let halves = [net("10.200.0.0/17"), net("10.200.128.0/17")];
+        assert!(book.assign("db", 0, &halves).is_ok(), "a full cluster is shared");
     }
 
     #[test]
@@ -496,7 +520,7 @@ mod tests {
         book.restore(ip("10.200.187.130"), lease(8), None);
         book.restore(ip("172.16.0.1"), lease(9), None);
         book.restore(ip("10.200.5.3"), lease(5), Some(100));
-        assert_eq!(book.assign("web", 0), Ok(net("10.200.187.128/26")));
+        assert_eq!(book.assign("web", 0, &[]), Ok(net("10.200.187.128/26")));
         assert_eq!(take(&mut book, Place::Node), "10.200.5.4");
         assert_eq!(take(&mut book, Place::Subnet(net("10.200.187.128/26"))), "10.200.187.131");
         assert_eq!(book.leases().count(), 5);

@@ -62,6 +62,12 @@ impl SubnetRegistry {
         (self.cluster, self.reserved) = (cluster.trunc(), reserved);
     }
 
+    /// Where the next subnets come from.
+    #[must_use]
+    pub fn cluster(&self) -> IpNet {
+        self.cluster
+    }
+
     /// What is assigned, by service and node.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&SubnetKey, IpNet)> {
         self.assigned.iter().map(|(key, subnet)| (key, *subnet))

@@ -17,6 +17,7 @@ pub mod process;
 pub mod traffic;
 pub mod usage;
 pub mod user_ns;
+pub mod web;
 
 use crate::host::{HostError, LinkChange, Netns};
 use ipnet::IpNet;

@@ -3,10 +3,11 @@
 use crate::ipc::blocking::BlockingClient;
 use crate::ipc::client::ClientError;
 use crate::ipc::wire::{
-    AddPeer, NatConfigSpec, PeerScope, PeerSpec, Request, Response, SetupGlobalOverlay, StatusSnapshot,
+    AddPeer, AttachContainer, AttachHandle, ListPage, ListQuery, NatConfigSpec, ObjectKind, Objects, OverlayMode,
+    PeerScope, PeerSpec, Request, Response, SetupGlobalOverlay, StatusSnapshot,
 };
 use ipnet::IpNet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -83,10 +84,49 @@ impl Orchestrator {
         };
         match self.call(Request::SetupGlobalOverlay(setup))? {
             Response::BridgeName { name } => Ok(name),
-            other => {
-                let source = ClientError::Unintelligible(format!("{other:?}"));
-                Err(OrchestratorError { op: "setup_global_overlay", source })
+            other => Err(unintelligible("setup_global_overlay", &other)),
+        }
+    }
+
+    /// Brings up the overlay of a service. Returns its subnets.
+    ///
+    /// # Errors
+    /// [`OrchestratorError`].
+    pub fn set_up_service(&mut self, service: &str, mode: OverlayMode) -> Result<Vec<IpNet>, OrchestratorError> {
+        self.call(Request::SetupServiceOverlay { service: service.to_owned(), mode })?;
+        let query = ListQuery { kind: ObjectKind::Services, after: None, limit: None };
+        match self.call(Request::List(query))? {
+            Response::List(ListPage { objects: Objects::Services(items), .. }) => {
+                let found = items.iter().find(|item| item.service == service);
+                let subnets = found.map(|item| item.subnets.iter().map(|subnet| subnet.parse()).collect());
+                subnets.and_then(Result::ok).ok_or_else(|| unintelligible("list", &items))
             }
+            other => Err(unintelligible("list", &other)),
+        }
+    }
+
+    /// Attaches the process `pid` to a service, fenced into a network where one is named. Returns its address.
+    ///
+    /// # Errors
+    /// [`OrchestratorError`].
+    pub fn attach(&mut self, pid: u32, service: &str, network: Option<&str>) -> Result<IpAddr, OrchestratorError> {
+        let attach = AttachContainer {
+            handle: AttachHandle::LinuxPid { pid },
+            service: service.to_owned(),
+            join_global: false,
+            ephemeral: false,
+            isolation_network: network.map(str::to_owned),
+            dns_server: None,
+            dns_domain: None,
+            owner: None,
+            netns: None,
+            netns_fd: false,
+            addresses: Vec::new(),
+            publish: Vec::new(),
+        };
+        match self.call(Request::AttachContainer(attach))? {
+            Response::Attached { ip, .. } => Ok(ip),
+            other => Err(unintelligible("attach_container", &other)),
         }
     }
 
@@ -98,13 +138,13 @@ impl Orchestrator {
         &mut self,
         public_key: &str,
         endpoint: SocketAddr,
-        allowed: IpNet,
+        allowed: &[IpNet],
         keepalive_secs: u16,
     ) -> Result<(), OrchestratorError> {
         let peer = PeerSpec {
             public_key: public_key.to_owned(),
             endpoint: endpoint.to_string(),
-            allowed_ips: allowed.to_string(),
+            allowed_ips: allowed.iter().map(IpNet::to_string).collect::<Vec<_>>().join(","),
             persistent_keepalive_secs: keepalive_secs.into(),
             candidates: Vec::new(),
         };
@@ -129,6 +169,10 @@ impl Orchestrator {
     }
 }
 
+fn unintelligible(op: &'static str, answer: &dyn std::fmt::Debug) -> OrchestratorError {
+    OrchestratorError { op, source: ClientError::Unintelligible(format!("{answer:?}")) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,7 +180,7 @@ mod tests {
     use crate::ipc::socket::BoundSocket;
     use crate::ipc::stop::Stop;
     use crate::ipc::sync::Keep;
-    use crate::ipc::wire::{ErrorCode, Fault, ListPage, ListQuery, ObjectName, Objects};
+    use crate::ipc::wire::{ErrorCode, Fault, ObjectName};
     use crate::temp_dir::TempDir;
     use std::sync::{Arc, Mutex};
 
@@ -195,7 +239,7 @@ mod tests {
         };
         assert_eq!(orchestrator.set_up(7, &overlay).unwrap(), "zl-x-1-g");
         let endpoint = "192.0.2.1:51820".parse().unwrap();
-        let error = orchestrator.add_peer("k", endpoint, overlay.slice, 25).unwrap_err();
+        let error = orchestrator.add_peer("k", endpoint, &[overlay.slice], 25).unwrap_err();
         assert!(error.is_refusal());
         assert_eq!(error.to_string(), "add_peer: no slice");
         assert_eq!(orchestrator.status().unwrap(), StatusSnapshot::default());

@@ -275,8 +275,9 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             return Err(NodeError::Bridge { bridge, source: Box::new(source.into()) });
         }
         let node_id = self.settings().node_id.unwrap_or(0);
+        let elsewhere: Vec<_> = self.kit.store.all::<Peer>().into_iter().flat_map(|peer| peer.allowed_ips).collect();
         let mut book = self.addresses();
-        let subnet = book.assign(subnet_of, node_id);
+        let subnet = book.assign(subnet_of, node_id, &elsewhere);
         let subnet = subnet.map_err(|source| NodeError::Subnet { service: service.to_owned(), source })?;
         undo.subnet = Some((subnet_of.to_owned(), node_id));
         // Subnets have more than one address.

@@ -354,3 +354,51 @@ fn packets_have_the_size_that_the_path_leaves() {
         }
     });
 }
+
+/// A narrow place on the way out is told of by ICMP, and what is too big for it comes in pieces from then on; also for a
+/// member of an isolation network, whose address the outside never sees.
+#[test]
+fn a_narrow_place_outside_is_heard_of() {
+    in_private_machine(|| {
+        let mut world = World::build();
+        let far = world.narrow_place(1_280);
+        let [open, fenced] = [(); 2].map(|()| Container::start().unwrap());
+        world.a.service("web", "auto");
+        world.a.service("job", "isolated");
+        world.a.attach(&open, "web", json!({}));
+        world.a.attach(&fenced, "job", json!({"isolation_network": "red"}));
+        let server = far.run_in(|| UdpSocket::bind("198.51.100.9:7000")).unwrap().unwrap();
+        server.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        for (name, container) in [("open", &open), ("fenced", &fenced)] {
+            let client = container.netns().run_in(|| UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
+            let mut sent = 0;
+            until(&format!("something large of the {name} one arrives"), || {
+                sent += 1;
+                client.send_to(&[7; 1_350], "198.51.100.9:7000").unwrap();
+                server.recv_from(&mut [0; 2_000]).is_ok_and(|(bytes, _)| bytes == 1_350)
+            });
+            assert!(sent > 1, "the first one of the {name} one was too large");
+        }
+    });
+}
+
+/// What a guest is told is all it needs: a second WireGuard device, on a machine that has nothing but a cable to the node,
+/// comes up with it and talks with containers, both ways.
+#[test]
+fn a_guest_comes_up_with_what_it_is_told() {
+    in_private_machine(|| {
+        let mut world = World::build();
+        let container = Container::start().unwrap();
+        world.a.service("web", "auto");
+        let ip = world.a.attach(&container, "web", json!({}));
+        let handle = json!({"platform": "guest_managed", "id": "vm-1"});
+        let request = json!({"op": "attach_container", "handle": handle, "service": "web", "join_global": true});
+        let config = world.a.answered(request);
+        let guest = world::Guest::start(&world.a, &config);
+        let end = guest.end();
+        arrives(&end, &container.end(ip));
+        arrives(&container.end(ip), &end);
+        world.a.answered(json!({"op": "detach_container", "handle": handle}));
+        assert!(!reaches(&end, &container.end(ip)));
+    });
+}

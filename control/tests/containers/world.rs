@@ -6,16 +6,19 @@
 //!                     containers           containers
 //! ```
 
-use crate::common::until;
 use crate::common::wire::Wire;
-use ginnel_control::host::Netns;
+use crate::common::{self, until};
+use ginnel_control::host::{Netns, RouteInfo};
 use ginnel_control::lab::container::Container;
 use ginnel_control::lab::traffic::{End, wait_reachable};
+use ginnel_engine::key::{PrivateKey, PublicKey};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::net::IpAddr;
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -178,6 +181,28 @@ impl World {
         Self { a, b, outside }
     }
 
+    /// A host behind the outside, on a link that takes packets of `mtu` bytes at most: 198.51.100.9.
+    pub fn narrow_place(&self, mtu: u32) -> Netns {
+        let far = Netns::create().unwrap();
+        far.bring_lo_up().unwrap();
+        cable(&self.outside, "far", "198.51.100.1/24", &far, "far", "198.51.100.9/24");
+        self.outside.run_in(|| fs::write("/proc/sys/net/ipv4/ip_forward", "1")).unwrap().unwrap();
+        for netns in [&self.outside, &far] {
+            let narrow = netns.configure(async |netlink| netlink.set_mtu(netlink.link("far").await?.index, mtu).await);
+            narrow.unwrap();
+        }
+        for (netns, device, prefix, gateway) in
+            [(&self.a.netns, "isp", "198.51.100.0/24", "203.0.113.9"), (&far, "far", "203.0.113.0/24", "198.51.100.1")]
+        {
+            let added = netns.configure(async |netlink| {
+                let route = RouteInfo::new(prefix.parse().unwrap(), netlink.link(device).await?.index);
+                netlink.add_route(&RouteInfo { gateway: Some(gateway.parse().unwrap()), ..route }).await
+            });
+            added.unwrap();
+        }
+        far
+    }
+
     /// Makes the nodes peers for what each has: its slice and the subnets of its services.
     pub fn introduce(&mut self) {
         let (a, b) = (prefixes(&mut self.a, "10.200.5.0/28"), prefixes(&mut self.b, "10.200.9.0/28"));
@@ -288,5 +313,64 @@ impl Matrix {
             text.push('\n');
         }
         text
+    }
+}
+
+/// A machine with a cable to a node and a WireGuard device of its own, set up with what the node's daemon said.
+pub struct Guest {
+    netns: Netns,
+    ip: IpAddr,
+    device: Child,
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let _ = self.device.kill();
+        let _ = self.device.wait();
+    }
+}
+
+impl Guest {
+    pub fn start(node: &Node, config: &Value) -> Self {
+        let netns = Netns::create().unwrap();
+        netns.bring_lo_up().unwrap();
+        cable(&node.netns, "tap", "198.18.0.1/30", &netns, "nic", "198.18.0.2/30");
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let peer = &config["peers"][0];
+        let (endpoint, allowed) = (text(&peer["endpoint"]), text(&peer["allowed_ips"]));
+        let endpoint: SocketAddr = endpoint.parse().unwrap();
+        let mut command = Command::new(common::GINNEL);
+        let device = netns.spawn(command.args(["device", "-f", "guest0"]).stdin(Stdio::null())).unwrap();
+        let private = PrivateKey::from_base64(&text(&config["private_key"])).unwrap().to_hex();
+        let public = PublicKey::from_base64(&text(&peer["public_key"])).unwrap().to_hex();
+        let settings = format!(
+            "set=1\nprivate_key={private}\nlisten_port={}\npublic_key={public}\nendpoint={endpoint}\nallowed_ip={allowed}\npersistent_keepalive_interval={}\n\n",
+            config["listen_port"], peer["persistent_keepalive_secs"]
+        );
+        let mut socket = None;
+        until("the guest's device takes orders", || {
+            socket = UnixStream::connect("/var/run/wireguard/guest0.sock").ok();
+            socket.is_some()
+        });
+        let mut socket = socket.unwrap();
+        socket.write_all(settings.as_bytes()).unwrap();
+        let mut answer = [0; 64];
+        let bytes = socket.read(&mut answer).unwrap();
+        assert_eq!(std::str::from_utf8(&answer[..bytes]), Ok("errno=0\n\n"));
+        let ip: IpAddr = text(&config["overlay_ip"]).parse().unwrap();
+        let configured = netns.configure(async |netlink| {
+            let (tunnel, nic) = (netlink.link("guest0").await?.index, netlink.link("nic").await?.index);
+            netlink.add_address(tunnel, ip.into()).await?;
+            netlink.set_up(tunnel, true).await?;
+            netlink.add_route(&RouteInfo::new(allowed.parse().unwrap(), tunnel)).await?;
+            let gateway = Some("198.18.0.1".parse().unwrap());
+            netlink.add_route(&RouteInfo { gateway, ..RouteInfo::new(endpoint.ip().into(), nic) }).await
+        });
+        configured.unwrap();
+        Self { netns, ip, device }
+    }
+
+    pub fn end(&self) -> End {
+        End { netns: self.netns.clone(), ip: self.ip }
     }
 }

@@ -198,6 +198,8 @@ fn input() -> Vec<Line> {
         when().name_is(InName, true, "lo").accept(),
         // Answers to what the host sent from an overlay address, whose source was translated on the way out.
         when().is_established().accept(),
+        // At any address: a guest, which is outside, knows the tunnel at the node's overlay address.
+        when().is_in(&[Protocol, DestinationPort], SetId::PublicServices).goto("admit"),
     ];
     rules.extend(Version::BOTH.map(|version| {
         when()
@@ -206,7 +208,6 @@ fn input() -> Vec<Line> {
             .destination_is_elsewhere()
             .drop(DropReason::ForeignInput)
     }));
-    rules.push(when().is_in(&[Protocol, DestinationPort], SetId::PublicServices).goto("admit"));
     rules
 }
 
