@@ -17,12 +17,13 @@ use super::dispatch::Node;
 use super::error::NodeError;
 use super::fence::has_links;
 use super::host::Host;
+use super::names::name_of;
 use crate::attach::wiring::{FoundBy, GlobalLink, ServiceLink, container};
 use crate::attach::{Marked, Plan};
 use crate::host::{HostError, Netns, PortFlags, Process};
 use crate::ipam::Place;
 use crate::ipc::wire::{AttachContainer, AttachHandle, AttachmentState, Event, LeaseState, OverlayMode, Response};
-use crate::state::{Attachment, Bridge, Lease, Service, Transaction};
+use crate::state::{Attachment, Bridge, Lease, Peer, Service, Transaction};
 use ipnet::IpNet;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -353,7 +354,10 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         let plan = self.plan(attachment, found)?;
         let attached = self.kit.host.attach(&plan, &found.netns).await;
         attached.map_err(|source| NodeError::Attach(Box::new(source)))?;
-        self.name_attachment(attachment, true).await
+        match name_of(attachment) {
+            Some(name) => self.register_name(&name, attachment.ip).await,
+            None => Ok(()),
+        }
     }
 
     /// The links of a container.
@@ -390,7 +394,13 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         if let Some(watch) = self.endings().remove(&known.handle.key()) {
             watch.abort();
         }
-        let transaction = Transaction::new().delete::<Attachment>(Attachment::id_of(&known.handle));
+        // All that is written down of it goes at once: what else would know that the rest is left over?
+        let mut transaction = Transaction::new().delete::<Attachment>(Attachment::id_of(&known.handle));
+        for peer in self.peers_of_guest(known) {
+            transaction = transaction.delete::<Peer>(peer);
+        }
+        let names = self.names_order.lock().await;
+        let transaction = self.without_name(known, transaction);
         let owner = known.mark();
         let ips = [Some(known.ip), known.global_ip];
         let leaving = self.begin_releases(
@@ -401,6 +411,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             transaction,
         )?;
         let leaving = leaving.stored(self).await?;
+        drop(names);
         if has_links(&known.handle) {
             if let Err(error) = self.kit.host.detach(&owner, &known.links).await {
                 tracing::error!(%error, attachment = known.handle.key(), "links of a container could not be removed; a sweep tries again");
@@ -410,9 +421,6 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             self.part_from(known).await;
         }
         self.unfence(known).await;
-        if let Err(error) = self.name_attachment(known, false).await {
-            tracing::warn!(%error, "the name of a workload that is gone stays");
-        }
         leaving.free(self);
         self.tell_attachment(known, AttachmentState::Detached);
         tracing::info!(attachment = known.handle.key(), service = known.service, ip = %known.ip, "detached");
@@ -426,16 +434,6 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             self.let_go(&known).await?;
         }
         Ok(())
-    }
-
-    /// Registers the name that a workload asked for, or takes it away: its service, in its domain.
-    async fn name_attachment(&self, attachment: &Attachment, there: bool) -> Result<(), NodeError> {
-        let Some(domain) = &attachment.dns_domain else { return Ok(()) };
-        let name = format!("{}.{domain}", attachment.service);
-        match there {
-            true => self.register_name(&name, attachment.ip).await,
-            false => self.unregister_address(&name, attachment.ip).await,
-        }
     }
 
     fn watch_end(&self, attachment: &Attachment, process: Option<&Process>) {

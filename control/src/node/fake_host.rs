@@ -175,7 +175,8 @@ impl Host for Lab {
     }
 
     async fn has_link(&self, links: &[String]) -> Result<bool, HostError> {
-        Ok(links.iter().any(|link| self.world().veths.contains_key(link)))
+        let world = self.world();
+        Ok(links.iter().any(|link| world.veths.contains_key(link) || world.bridges.contains_key(link)))
     }
 
     async fn sweep(&self, wanted: impl Fn(&Marked<'_>) -> bool + Send + Sync) -> Result<Vec<String>, HostError> {

@@ -18,7 +18,7 @@ use crate::ipam::Place;
 use crate::ipc::wire::{
     AttachContainer, AttachHandle, AttachmentState, Event, GuestOverlayConfig, OverlayMode, PeerSpec, Response, Secret,
 };
-use crate::state::{Attachment, Service};
+use crate::state::{Attachment, Peer, Service};
 use ginnel_engine::key::{PrivateKey, PublicKey};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -103,6 +103,13 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             self.left_addresses().insert(known.ip);
             self.remove_left_addresses().await;
         }
+    }
+
+    /// Ids of what is written down of a guest as a peer.
+    pub(super) fn peers_of_guest(&self, known: &Attachment) -> Vec<String> {
+        let Some(key) = guest_key(known) else { return Vec::new() };
+        let peers = self.kit.store.all::<Peer>().into_iter().filter(|peer| peer.public_key == key);
+        peers.map(|peer| Peer::id_of(&peer.scope, &key)).collect()
     }
 
     /// Takes the addresses of programs that are gone from the tunnel.

@@ -5,7 +5,9 @@ use super::device::DeviceMaker;
 use super::dispatch::Node;
 use super::fence::has_links;
 use super::host::Host;
-use crate::state::{Attachment, Service};
+use crate::host::HostError;
+use crate::ipc::wire::Event;
+use crate::state::{Attachment, Bridge, Service};
 use std::sync::atomic::Ordering;
 
 impl<M: DeviceMaker, H: Host> Node<M, H> {
@@ -21,6 +23,9 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         for overlay in std::iter::once(self.overlay.clone()).chain(services) {
             overlay.dismiss_again().await;
         }
+        if let Err(error) = self.look_for_links().await {
+            tracing::warn!(%error, "it cannot be told whether links are missing");
+        }
         if !self.mend_wanted.swap(false, Ordering::AcqRel) {
             return;
         }
@@ -34,6 +39,41 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
                 false => self.restore_linkless(&known).await,
             }
         }
+    }
+
+    /// Looks whether bridges and links of containers are there, which anybody with the rights can remove.
+    async fn look_for_links(&self) -> Result<(), HostError> {
+        for known in self.kit.store.all::<Bridge>() {
+            if self.kit.host.has_link(std::slice::from_ref(&known.bridge)).await? {
+                continue;
+            }
+            // It may be on its way, or have gone.
+            let _turn = self.orders.turn(&known.subnet_of).await;
+            if self.kit.store.find::<Bridge>(&known.bridge).is_some() {
+                self.note_missing(&known.bridge).await?;
+            }
+        }
+        for known in self.kit.store.all::<Attachment>() {
+            for link in &known.links {
+                if self.kit.host.has_link(std::slice::from_ref(link)).await? {
+                    continue;
+                }
+                let _turn = self.workload_orders.turn(&known.handle.key()).await;
+                if self.kit.store.find::<Attachment>(&Attachment::id_of(&known.handle)).as_ref() == Some(&known) {
+                    self.note_missing(link).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn note_missing(&self, link: &str) -> Result<(), HostError> {
+        if !self.kit.host.has_link(&[link.to_owned()]).await? {
+            tracing::warn!(link, "a link of ours is missing; making it again");
+            self.kit.events.publish(Event::Drift { object: link.to_owned(), found: "removed".into(), mended: false });
+            self.mend_later();
+        }
+        Ok(())
     }
 
     /// Has the firewall be made anew, if it could not be made what it is to be.

@@ -50,17 +50,16 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         self.kit.commit(Transaction::new().delete::<Name>(name)).await
     }
 
-    /// Takes one address from a name, and the name away with its last.
-    pub(super) async fn unregister_address(&self, name: &str, ip: IpAddr) -> Result<(), NodeError> {
-        let name = normalize(name)?;
-        let _order = self.names_order.lock().await;
-        let Some(mut known) = self.kit.store.find::<Name>(&name) else { return Ok(()) };
-        known.addresses.retain(|held| *held != ip);
-        let transaction = match known.addresses.is_empty() {
-            true => Transaction::new().delete::<Name>(name),
-            false => Transaction::new().put(known),
-        };
-        self.kit.commit(transaction).await
+    /// Adds to `transaction` that a workload has its name no more. To be called by whoever has the order of the names, until
+    /// it is committed.
+    pub(super) fn without_name(&self, attachment: &Attachment, transaction: Transaction) -> Transaction {
+        let name = name_of(attachment).and_then(|name| normalize(&name).ok());
+        let Some(mut known) = name.and_then(|name| self.kit.store.find::<Name>(&name)) else { return transaction };
+        known.addresses.retain(|held| *held != attachment.ip);
+        match known.addresses.is_empty() {
+            true => transaction.delete::<Name>(known.name),
+            false => transaction.put(known),
+        }
     }
 
     /// Takes the names away that `keeps` says no to, which it is asked when no other change is in progress. Returns them.
@@ -86,10 +85,14 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
     }
 }
 
-/// The name that a workload has of its own, and its address.
+/// The name that a workload asked for: its service, in its domain.
+pub(super) fn name_of(attachment: &Attachment) -> Option<String> {
+    attachment.dns_domain.as_ref().map(|domain| format!("{}.{domain}", attachment.service))
+}
+
+/// The name that a workload has, and its address.
 fn own_name(attachment: &Attachment) -> Option<(String, IpAddr)> {
-    let domain = attachment.dns_domain.as_ref()?;
-    normalize(&format!("{}.{domain}", attachment.service)).ok().map(|name| (name, attachment.ip))
+    normalize(&name_of(attachment)?).ok().map(|name| (name, attachment.ip))
 }
 
 /// The name in lower case and without the dot at its end.

@@ -8,6 +8,7 @@ mod image;
 mod inventory;
 mod malformed;
 mod members;
+mod model;
 mod overlay;
 mod recovery;
 mod restart;

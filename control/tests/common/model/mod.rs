@@ -4,9 +4,10 @@
 
 #![allow(dead_code, reason = "not every test needs all of it")]
 
-mod operation;
+pub mod operation;
 
-pub use operation::{Choices, Operation, Workload, endpoint, peer_name};
+pub use operation::{Choices, Operation, Workload};
+use operation::peer_name;
 
 use ginnel_control::ipc::wire::OverlayMode;
 use ginnel_control::state::{Attachment, Bridge, GlobalOverlay, Identity, Lease, Name, Peer, Scope, Service, Tables};
