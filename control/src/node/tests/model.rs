@@ -140,7 +140,9 @@ impl Run {
 
     fn draw(&self, bytes: &Bytes) -> Operation {
         let pids: Vec<_> = self.containers.iter().map(|sleeper| sleeper.0.id()).collect();
-        Operation::draw(&mut Choices::new(bytes), self.world.state(), &Workload::all(&pids))
+        let operation = Operation::draw(&mut Choices::new(bytes), self.world.state(), &Workload::all(&pids));
+        println!("{}", operation.request());
+        operation
     }
 
     /// Asks the node as a connection does.
@@ -155,6 +157,7 @@ impl Run {
     }
 
     async fn step(&mut self, step: &Step) {
+        println!("{step:?}");
         self.lab.world().troubles = step.troubles.iter().copied().collect();
         self.lab.world().troubled = 0;
         match &step.what {
@@ -200,13 +203,28 @@ impl Run {
         }
         self.lab.world().troubles.clear();
         self.lab.world().foreign.clear();
-        tokio::time::sleep(SETTLED).await;
+        self.settle().await;
         self.world = self.world.found(&self.tables());
-        let key = self.node().overlay().public_key();
-        assert_eq!(kernel(&self.lab), self.node().kit.store.read(|tables| wanted(tables, key)), "the kernel");
+        assert_eq!(kernel(&self.lab), self.wanted(), "the kernel");
         check_leases(self.node());
         check_names_and_guests(self.node());
         self.check_answers().await;
+    }
+
+    /// Lets everything that is tried again be tried. Time passes at once but for threads, such as those that hear devices.
+    async fn settle(&self) {
+        for _ in 0..50 {
+            tokio::time::sleep(SETTLED).await;
+            if kernel(&self.lab) == self.wanted() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    fn wanted(&self) -> Vec<String> {
+        let key = self.node().overlay().public_key();
+        self.node().kit.store.read(|tables| wanted(tables, key))
     }
 
     fn end_container(&mut self, number: usize) {
@@ -243,6 +261,7 @@ impl Run {
 fn run(steps: &[Step]) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     runtime.block_on(async {
+        println!("a sequence of {}", steps.len());
         let mut run = Run::start().await;
         for step in steps {
             run.step(step).await;
