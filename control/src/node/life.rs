@@ -149,12 +149,16 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             return Err(NodeError::Stopping);
         }
         let all = self.kit.store.read(|tables| tables.iter().map(|object| object.key()).collect::<Vec<_>>());
-        // What settings of the kernel were is needed until they are put back.
-        let kept = [Kind::Identity, Kind::Seal, Kind::Sysctls];
+        // What settings of the kernel were is needed until they are put back, and that there was an overlay until its
+        // rules are gone.
+        let kept = [Kind::Identity, Kind::Seal, Kind::Sysctls, Kind::GlobalOverlay];
         let deletions = all.into_iter().filter(|key| !kept.contains(&key.kind)).collect();
-        self.kit.commit(Transaction { puts: Vec::new(), deletions }).await?;
+        let global = self.kit.store.find::<GlobalOverlay>("");
+        let puts = global.map(|global| GlobalOverlay { up: false, ..global }.into()).into_iter().collect();
+        self.kit.commit(Transaction { puts, deletions }).await?;
         self.stopping.store(true, Ordering::Release);
         self.leave_kernel().await;
+        self.kit.take_back(Transaction::new().delete::<GlobalOverlay>("")).await;
         Ok(())
     }
 

@@ -98,14 +98,19 @@ impl<M: DeviceMaker, H: Host> Overlay<M, H> {
         Ok(())
     }
 
-    /// Has device and kernel let go of the peers and routes that they have not yet.
+    /// Has the device let go of the peers that it has not yet, and mends the host's side if that is needed.
     pub(super) async fn dismiss_again(&self) {
-        let has_left_routes = self.live().is_some_and(|live| live.has_left_routes.load(Ordering::Acquire));
-        if self.dismissed().is_empty() && !has_left_routes {
+        let needs_mending = self.live().is_some_and(|live| live.needs_mending.load(Ordering::Acquire));
+        if self.dismissed().is_empty() && !needs_mending {
             return;
         }
-        if let Ok(_turn) = self.turn().await {
-            self.send_dismissed().await;
+        let Ok(_turn) = self.turn().await else { return };
+        self.send_dismissed().await;
+        if let Some(live) = self.live().filter(|live| live.needs_mending.swap(false, Ordering::AcqRel))
+            && let Err(error) = self.configure_host(&live).await
+        {
+            tracing::warn!(%error, scope = %self.scope, "an overlay cannot be mended yet");
+            live.needs_mending.store(true, Ordering::Release);
         }
     }
 

@@ -74,8 +74,8 @@ pub(super) struct Live {
     pub(super) diverted: Arc<AtomicU64>,
     /// Routes that were made, besides that of the address.
     pub(super) routes: Arc<Mutex<BTreeSet<IpNet>>>,
-    /// Some of them are too many and could not be removed yet.
-    pub(super) has_left_routes: Arc<AtomicBool>,
+    /// The host's side of it is not what it is to be, because of a failure after another.
+    pub(super) needs_mending: Arc<AtomicBool>,
 }
 
 impl<M: DeviceMaker, H: Host> Overlay<M, H> {
@@ -188,8 +188,8 @@ impl<M: DeviceMaker, H: Host> Overlay<M, H> {
         let device = DeviceSlot::open(self.kit.maker.clone(), options).await;
         let device = device.map_err(|source| NodeError::Create { scope: self.scope.clone(), source })?;
         let interface = device.name().await.unwrap_or_else(|| plan.interface.clone());
-        let (diverted, routes, has_left_routes) = Default::default();
-        let live = Live { plan, interface, public_key, device, diverted, routes, has_left_routes };
+        let (diverted, routes, needs_mending) = Default::default();
+        let live = Live { plan, interface, public_key, device, diverted, routes, needs_mending };
         if let Err(error) = self.configure(&live, private_key, lost).await {
             live.device.close().await;
             return Err(error);
@@ -212,18 +212,20 @@ impl<M: DeviceMaker, H: Host> Overlay<M, H> {
             peers,
         };
         live.device.apply(update).await.map_err(|error| self.device_refused(error))?;
+        self.configure_host(live).await.map_err(|error| self.host_refused(error))
+    }
+
+    /// Makes the host's side what it is to be, as often as that is asked for.
+    pub(super) async fn configure_host(&self, live: &Live) -> Result<(), HostError> {
         let host = &self.kit.host;
-        let configured = async {
-            host.set_mtu(&live.interface, self.kit.size.mtu()).await?;
-            host.add_address(&live.interface, live.plan.address).await?;
-            for ip in self.tenants() {
-                host.add_address(&live.interface, ip.into()).await?;
-            }
-            host.set_up(&live.interface).await?;
-            let wanted = routes::wanted(&live.plan, &self.peers(), &Vec::new());
-            routes::bring_about(host, live, &wanted).await
-        };
-        configured.await.map_err(|error| self.host_refused(error))
+        host.set_mtu(&live.interface, self.kit.size.mtu()).await?;
+        host.add_address(&live.interface, live.plan.address).await?;
+        for ip in self.tenants() {
+            host.add_address(&live.interface, ip.into()).await?;
+        }
+        host.set_up(&live.interface).await?;
+        let wanted = routes::wanted(&live.plan, &self.peers(), &Vec::new());
+        routes::bring_about(host, live, &wanted).await
     }
 
     /// Addresses of programs on this host, which are on the tunnel of the node.
@@ -263,12 +265,20 @@ impl<M: DeviceMaker, H: Host> Overlay<M, H> {
     /// removes secondaries with their primary.
     async fn move_address(&self, live: &Live, plan: &DevicePlan) -> Result<(), HostError> {
         let (host, interface, old) = (&self.kit.host, &live.interface, live.plan.address);
-        host.remove_address(interface, old).await?;
-        let moved = host.add_address(interface, plan.address).await;
-        if moved.is_err()
-            && let Err(error) = host.add_address(interface, old).await
-        {
-            tracing::error!(%error, "the former address could not be given back");
+        let moved = async {
+            host.remove_address(interface, old).await?;
+            host.add_address(interface, plan.address).await
+        };
+        let moved = moved.await;
+        if moved.is_err() {
+            let back = async {
+                host.remove_address(interface, plan.address).await?;
+                host.add_address(interface, old).await
+            };
+            if let Err(error) = back.await {
+                tracing::error!(%error, "the former address could not be given back yet");
+                live.needs_mending.store(true, Ordering::Release);
+            }
         }
         moved
     }

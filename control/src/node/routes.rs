@@ -71,7 +71,9 @@ pub(super) async fn bring_about<H: Host>(host: &H, live: &Live, wanted: &BTreeSe
             left.insert(*prefix);
         }
     }
-    live.has_left_routes.store(!left.is_empty(), Ordering::Release);
+    if !left.is_empty() {
+        live.needs_mending.store(true, Ordering::Release);
+    }
     *live.routes.lock().unwrap_or_else(PoisonError::into_inner) = wanted | &left;
     Ok(())
 }

@@ -106,7 +106,14 @@ impl World {
     /// What was found on disk, which must be one of the states there may be.
     pub fn found(&self, tables: &Tables) -> Self {
         let found = State::of(tables);
-        let matching = self.0.iter().any(|state| match &state.asked {
+        assert!(self.allows(tables), "found {found:?}\nwhich is none of {:?}", self.0);
+        Self(vec![found])
+    }
+
+    /// Whether it may be in this state.
+    pub fn allows(&self, tables: &Tables) -> bool {
+        let found = State::of(tables);
+        self.0.iter().any(|state| match &state.asked {
             None => *state == found,
             Some(owner) => {
                 let new: Vec<_> = found.held.iter().filter(|(ip, _)| !state.held.contains_key(*ip)).collect();
@@ -116,9 +123,7 @@ impl World {
                     State { held, asked: None, ..state.clone() } == found
                 })
             }
-        });
-        assert!(matching, "found {found:?}\nwhich is none of {:?}", self.0);
-        Self(vec![found])
+        })
     }
 }
 
@@ -271,7 +276,11 @@ impl State {
                 return Some(states);
             }
             Operation::Collect { keep } => return Some(self.collected(keep)),
-            Operation::Shutdown => next = Self { identities: next.identities, ..Self::default() },
+            Operation::Shutdown => {
+                let down = self.global.map(|(slice, port, _)| (slice, port, false));
+                let gone = Self { identities: next.identities, ..Self::default() };
+                return Some(vec![Self { global: down, ..gone.clone() }, gone]);
+            }
         }
         Some(vec![next])
     }
