@@ -128,8 +128,10 @@ impl Run {
     /// Ends all of the process but its kernel.
     async fn kill(&mut self) {
         self.desk = None;
-        let node = self.node.take().map(|node| Arc::downgrade(&node));
-        while node.as_ref().is_some_and(|node| node.strong_count() > 0) || !self.lab.world().links.is_empty() {
+        let Some(node) = self.node.take() else { return };
+        let (store, node) = (node.kit.store.life(), Arc::downgrade(&node));
+        while node.strong_count() + store.strong_count() > 0 || !self.lab.world().links.is_empty() {
+            std::thread::sleep(Duration::from_micros(100));
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
