@@ -202,8 +202,9 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
     }
 
     async fn admit_host_shared(&self, attachment: &Attachment) -> Result<Response, NodeError> {
-        self.fence(attachment).await?;
+        // Where there is no tunnel there are no rules; both come with its setup.
         if let Some(live) = self.overlay.live() {
+            self.fence(attachment).await?;
             let added = self.kit.host.add_address(&live.interface, attachment.ip.into()).await;
             added.map_err(|source| NodeError::ConfigureHost { scope: self.overlay.scope.clone(), source })?;
         }

@@ -129,8 +129,9 @@ impl Run {
     async fn kill(&mut self) {
         self.desk = None;
         let Some(node) = self.node.take() else { return };
-        let (store, node) = (node.kit.store.life(), Arc::downgrade(&node));
-        while node.strong_count() + store.strong_count() > 0 || !self.lab.world().links.is_empty() {
+        let (store, life) = (node.kit.store.life(), Arc::downgrade(&node));
+        drop(node);
+        while life.strong_count() + store.strong_count() > 0 || !self.lab.world().links.is_empty() {
             std::thread::sleep(Duration::from_micros(100));
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
