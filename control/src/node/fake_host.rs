@@ -106,13 +106,15 @@ impl Host for Lab {
     async fn add_route(&self, interface: &str, prefix: IpNet, source: IpAddr) -> Result<(), HostError> {
         self.link_call("add_route", interface, |link| {
             link.routes.insert(prefix, source);
-        }).await
+        })
+        .await
     }
 
     async fn remove_route(&self, interface: &str, prefix: IpNet) -> Result<(), HostError> {
         self.link_call("remove_route", interface, |link| {
             link.routes.remove(&prefix);
-        }).await
+        })
+        .await
     }
 
     async fn ensure_bridge(&self, bridge: &str, gateway: IpNet, mtu: u16) -> Result<(), AttachError> {

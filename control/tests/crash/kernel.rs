@@ -4,7 +4,9 @@ use crate::common::machine::ask_kernel;
 use crate::model::operation::endpoint;
 use ginnel_control::host::{LinkInfo, LinkKind};
 use ginnel_control::ipc::wire::{AttachHandle, OverlayMode};
-use ginnel_control::state::{Attachment, Bridge, GlobalOverlay, Identity, Peer, Scope, Service, Tables, Verdict, read_journal};
+use ginnel_control::state::{
+    Attachment, Bridge, GlobalOverlay, Identity, Peer, Scope, Service, Tables, Verdict, read_journal,
+};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};

@@ -161,8 +161,10 @@ async fn a_port_of_the_host_leads_to_one_workload() {
     }
     // Both at once: one of them.
     daemon.told(detach(&one.handle())).await.unwrap();
-    let (first, second) =
-        tokio::join!(daemon.told(attach(&one.handle(), "web", port)), daemon.told(attach(&other.handle(), "web", port)));
+    let (first, second) = tokio::join!(
+        daemon.told(attach(&one.handle(), "web", port)),
+        daemon.told(attach(&other.handle(), "web", port))
+    );
     assert!(first.is_ok() ^ second.is_ok(), "{first:?} {second:?}");
     daemon.check();
 }

@@ -250,7 +250,8 @@ impl Run {
         let state = self.world.state();
         assert_eq!(usize::try_from(status.service_count), Ok(state.services.len()));
         assert_eq!(status.interface.is_some(), state.global.is_some_and(|(.., up)| up));
-        for (kind, count) in [("attachments", state.attached.len()), ("dns", self.node().kit.store.all::<crate::state::Name>().len())]
+        for (kind, count) in
+            [("attachments", state.attached.len()), ("dns", self.node().kit.store.all::<crate::state::Name>().len())]
         {
             let Response::List(page) = ask(&format!(r#""op":"list","kind":"{kind}","limit":1000"#)).await else {
                 panic!("no list of {kind}")

@@ -6,8 +6,8 @@
 
 pub mod operation;
 
-pub use operation::{Choices, Operation, Workload};
 use operation::peer_name;
+pub use operation::{Choices, Operation, Workload};
 
 use ginnel_control::ipc::wire::OverlayMode;
 use ginnel_control::state::{Attachment, Bridge, GlobalOverlay, Identity, Lease, Name, Peer, Scope, Service, Tables};
@@ -200,7 +200,8 @@ impl State {
             }
             Operation::TearDownService { service } => return Some(self.torn_down(service)),
             Operation::Allocate { service, owner } => {
-                let holder = format!("allocate_ip {service}{}", owner.map_or(String::new(), |owner| format!("\n{owner}")));
+                let holder =
+                    format!("allocate_ip {service}{}", owner.map_or(String::new(), |owner| format!("\n{owner}")));
                 if owner.is_none() || !self.held.values().any(|held| *held == holder) {
                     next.asked = Some(holder);
                 }

@@ -16,22 +16,62 @@ const NAMES: [&str; 3] = ["web.prod.local", "db.prod.local", "_http._tcp.web"];
 /// One request.
 #[derive(Clone, Debug)]
 pub enum Operation {
-    SetUpGlobal { slice: IpNet, port: u16 },
+    SetUpGlobal {
+        slice: IpNet,
+        port: u16,
+    },
     TearDownGlobal,
-    SetUpService { service: &'static str, mode: OverlayMode },
-    TearDownService { service: &'static str },
-    Allocate { service: &'static str, owner: Option<&'static str> },
-    Release { ip: IpAddr, owner: Option<String> },
-    AddPeer { scope: Scope, key: PublicKey, prefixes: Vec<IpNet> },
-    RemovePeer { scope: Scope, key: PublicKey },
-    ChangePrefix { scope: Scope, key: PublicKey, prefix: IpNet, remove: bool },
-    Register { name: &'static str, ip: IpAddr },
-    Unregister { name: &'static str },
-    Attach { workload: Workload, service: &'static str },
-    Detach { workload: Workload },
-    Prune { live: Vec<String> },
+    SetUpService {
+        service: &'static str,
+        mode: OverlayMode,
+    },
+    TearDownService {
+        service: &'static str,
+    },
+    Allocate {
+        service: &'static str,
+        owner: Option<&'static str>,
+    },
+    Release {
+        ip: IpAddr,
+        owner: Option<String>,
+    },
+    AddPeer {
+        scope: Scope,
+        key: PublicKey,
+        prefixes: Vec<IpNet>,
+    },
+    RemovePeer {
+        scope: Scope,
+        key: PublicKey,
+    },
+    ChangePrefix {
+        scope: Scope,
+        key: PublicKey,
+        prefix: IpNet,
+        remove: bool,
+    },
+    Register {
+        name: &'static str,
+        ip: IpAddr,
+    },
+    Unregister {
+        name: &'static str,
+    },
+    Attach {
+        workload: Workload,
+        service: &'static str,
+    },
+    Detach {
+        workload: Workload,
+    },
+    Prune {
+        live: Vec<String>,
+    },
     /// Kinds, and what is to stay of each.
-    Collect { keep: Vec<(&'static str, Vec<String>)> },
+    Collect {
+        keep: Vec<(&'static str, Vec<String>)>,
+    },
     Shutdown,
 }
 
@@ -50,7 +90,8 @@ pub struct Workload {
 impl Workload {
     /// One for each of the processes, each of another sort, and some without.
     pub fn all(pids: &[u32]) -> Vec<Self> {
-        let plain = |handle| Self { handle, ephemeral: false, port: None, owner: None, more: r#","join_global":false"# };
+        let plain =
+            |handle| Self { handle, ephemeral: false, port: None, owner: None, more: r#","join_global":false"# };
         let mut all = Vec::new();
         for (number, pid) in pids.iter().enumerate() {
             let one = plain(AttachHandle::LinuxPid { pid: *pid });
@@ -222,7 +263,10 @@ impl Operation {
         let first = choices.below(all.len());
         let covered = all.into_iter().enumerate().filter(|(number, _)| *number == first || choices.chance(25));
         let covered: Vec<_> = covered.map(|(_, covered)| covered).collect();
-        covered.into_iter().map(|(kind, keys)| (kind, keys.into_iter().filter(|_| choices.chance(60)).collect())).collect()
+        covered
+            .into_iter()
+            .map(|(kind, keys)| (kind, keys.into_iter().filter(|_| choices.chance(60)).collect()))
+            .collect()
     }
 
     /// Whether it changes more than one thing in the kernel.
@@ -287,7 +331,10 @@ impl Operation {
             }
             Self::Detach { workload } => format!(r#"{{"op":"detach_container",{}}}"#, workload.words()),
             Self::Prune { live } => {
-                format!(r#"{{"op":"prune_orphan_bridges","live_bridge_names":{}}}"#, serde_json::to_string(live).unwrap())
+                format!(
+                    r#"{{"op":"prune_orphan_bridges","live_bridge_names":{}}}"#,
+                    serde_json::to_string(live).unwrap()
+                )
             }
             Self::Collect { keep } => {
                 let keep: serde_json::Map<_, _> =
