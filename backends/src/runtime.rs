@@ -6,8 +6,10 @@ use crate::device::DeviceError;
 use crate::linux::Clock;
 use crate::linux::wait::Waker;
 use ginnel_engine::command::Command;
+use ginnel_engine::noise::stamp::Stamps;
 use ginnel_engine::peer::noise::Noise;
 use ginnel_engine::port::{Link, Offloads, Tun};
+use ginnel_engine::tick::Tick;
 use ginnel_engine::worker::{Turn, Wiring, Worker};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
@@ -17,6 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// The worker threads of a device as it sees them, whatever their ports are.
 pub trait Crew: Send + Sync {
@@ -77,6 +80,7 @@ impl<B: Backend> Workers<B> {
         let (commands, commands_rx) = sync_channel(ginnel_engine::limits::COMMANDS_QUEUED_MAX);
         let (links, links_rx) = sync_channel(1);
         let wiring = wire(commands_rx);
+        let stamps = Arc::clone(&wiring.stamps);
         let waker = self.wakers.get(wiring.worker as usize).cloned().ok_or(DeviceError::Stopped)?;
         let stop = Arc::new(AtomicBool::new(false));
         let name = format!("ginnel-w{}", wiring.worker);
@@ -86,7 +90,7 @@ impl<B: Backend> Workers<B> {
                 if let Some(core) = core {
                     pin(core);
                 }
-                run(Worker::<N, _, _>::new(tun, link, wiring), &links_rx, &waker, &wakers, &stop, clock);
+                run(Worker::<N, _, _>::new(tun, link, wiring), &links_rx, &waker, &wakers, &stop, (clock, &stamps));
             }
         };
         let thread = std::thread::Builder::new()
@@ -140,8 +144,9 @@ fn run<N: Noise, T: Tun + AsFd, L: Link + AsFd>(
     waker: &Waker,
     wakers: &[Waker],
     stop: &AtomicBool,
-    clock: Clock,
+    (clock, stamps): (Clock, &Stamps),
 ) {
+    let mut looked = Tick::default();
     while !stop.load(Ordering::Acquire) {
         if let Ok(NewLink { link, done }) = links.try_recv() {
             *worker.ports_mut().1 = link;
@@ -149,6 +154,11 @@ fn run<N: Noise, T: Tun + AsFd, L: Link + AsFd>(
             let _ = done.try_send(());
         }
         let now = clock.tick();
+        // The time of day may have been set since.
+        if now.since(looked) >= Duration::from_secs(1) {
+            looked = now;
+            stamps.set_origin(clock.origin());
+        }
         let turn = worker.turn(now);
         worker.wake_others(|other| {
             if let Some(waker) = wakers.get(other as usize) {

@@ -9,7 +9,7 @@ use ginnel_backends::mem::overlay::{self, MTU};
 use ginnel_backends::mem::packet::{self, PSH_ACK};
 use ginnel_backends::mem::{HostId, Overlay};
 use ginnel_engine::drops::DropReason;
-use ginnel_engine::peer::boringtun::Boringtun;
+use ginnel_engine::noise::{Core, Ring};
 use ginnel_engine::port::UnitMeta;
 use ginnel_engine::worker::Turn;
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -72,7 +72,7 @@ fn the_counter_counts() {
 
 #[test]
 fn steady_data_allocates_nothing() {
-    let mut net = Overlay::<Boringtun>::new(1, 4);
+    let mut net = Overlay::<Core<Ring>>::new(1, 4);
     net.permit(&[DropReason::InboundForeignSource, DropReason::OutboundUnrouted, DropReason::InboundTunRefused]);
     net.permit(&[DropReason::InboundReplayed, DropReason::InboundUnknownIndex]);
     for other in 1..4 {
@@ -98,7 +98,7 @@ fn steady_data_allocates_nothing() {
 }
 
 /// Gives every host something to do: superpackets and single packets, both families, and a few that are dropped.
-fn load(net: &mut Overlay<Boringtun>, round: u64) {
+fn load(net: &mut Overlay<Core<Ring>>, round: u64) {
     for other in 1..4 {
         for (from, to) in [(0, other), (other, 0)] {
             for family in Family::BOTH {
@@ -121,7 +121,7 @@ fn load(net: &mut Overlay<Boringtun>, round: u64) {
 }
 
 /// Turns all hosts until nothing is left to do; allocations within turns.
-fn turn_all(net: &mut Overlay<Boringtun>) -> u64 {
+fn turn_all(net: &mut Overlay<Core<Ring>>) -> u64 {
     let mut total = 0;
     loop {
         net.world.deliver();

@@ -7,16 +7,19 @@
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ginnel_engine::drops::DropReason;
 use ginnel_engine::key::PrivateKey;
+use ginnel_engine::noise::random::Seed;
+use ginnel_engine::noise::stamp::Stamps;
+use ginnel_engine::noise::{Core, Ring};
 use ginnel_engine::offload::Plaintexts;
 use ginnel_engine::offload::coalesce::{Coalescer, Sink};
 use ginnel_engine::offload::segment::{Segments, TAIL_ROOM};
-use ginnel_engine::peer::boringtun::Boringtun;
 use ginnel_engine::peer::noise::{Arrival, Departure, Noise, SessionBase};
 use ginnel_engine::port::{Gso, PartialChecksum, Transport, UnitMeta};
+use ginnel_engine::tick::Tick;
 use ginnel_engine::wire::checksum;
 use ginnel_engine::wire::ip::IpHeader;
 use std::hint::black_box;
-use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 const SEGMENTS: usize = 45;
 const SEGMENT_BYTES: usize = 1368;
@@ -102,39 +105,43 @@ impl Arrival for Opening<'_> {
     }
 }
 
-/// Two ends with a session from the first to the second.
-fn pair() -> (Boringtun, Boringtun) {
+const NOW: Tick = Tick(1_000_000_000);
+
+/// Two ends with a session from the first to the second, and our index of it there.
+fn pair() -> (Core<Ring>, Core<Ring>, u32) {
     let keys = [PrivateKey::new([1; 32]), PrivateKey::new([2; 32])];
-    let identities = keys.clone().map(|key| Boringtun::identity(&key));
-    let mut a = Boringtun::new(&identities[0], &keys[1].public(), None, SessionBase(1));
-    let mut b = Boringtun::new(&identities[1], &keys[0].public(), None, SessionBase(2));
-    let from = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let (seed, stamps) = (Seed::new([7; 32]), Arc::new(Stamps::new(0)));
+    let mut identities =
+        [0, 1].map(|n: u32| Core::<Ring>::identity(&keys[n as usize], &seed, seed.random("worker", n), &stamps));
+    let mut a = Core::new(&mut identities[0], &keys[1].public(), None, SessionBase(1));
+    let mut b = Core::new(&mut identities[1], &keys[0].public(), None, SessionBase(2));
     let mut train = Train::default();
-    a.initiate(&mut train);
+    a.initiate(NOW, &mut train);
     let initiation = train.bytes[..train.ends[0]].to_vec();
     let mut train = Train::default();
-    b.handshake(from, &initiation, &mut train).unwrap();
+    b.handshake(NOW, &initiation, &mut train).unwrap();
     let response = train.bytes[..train.ends[0]].to_vec();
     let mut train = Train::default();
-    a.handshake(from, &response, &mut train).unwrap();
+    a.handshake(NOW, &response, &mut train).unwrap();
     let keepalive = train.bytes[..train.ends[0]].to_vec();
+    let index = u32::from_le_bytes(*keepalive[4..].first_chunk().unwrap());
     let mut room = vec![0; 2048];
-    b.open(&mut Opening { train: keepalive.chunks(2048), room: &mut room, opened: 0 });
-    b.confirmed(&mut Train::default());
-    assert!(a.ready() && b.ready());
-    (a, b)
+    b.open(NOW, index, &mut Opening { train: keepalive.chunks(2048), room: &mut room, opened: 0 });
+    b.confirmed(NOW, &mut Train::default());
+    assert!(a.ready(NOW) && b.ready(NOW));
+    (a, b, index)
 }
 
 fn cipher(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("cipher");
     group.throughput(Throughput::Elements(SEGMENTS as u64));
     let packets = packets();
-    let (mut a, mut b) = pair();
+    let (mut a, mut b, index) = pair();
     group.bench_function("seal", |bencher| {
         let mut train = Train::default();
         bencher.iter(|| {
             train.ends.clear();
-            a.seal(&mut Ready(packets.iter()), &mut train);
+            a.seal(NOW, &mut Ready(packets.iter()), &mut train);
         });
     });
     group.bench_function("open", |bencher| {
@@ -142,12 +149,12 @@ fn cipher(criterion: &mut Criterion) {
         bencher.iter_batched(
             || {
                 let mut train = Train::default();
-                a.seal(&mut Ready(packets.iter()), &mut train);
+                a.seal(NOW, &mut Ready(packets.iter()), &mut train);
                 train.bytes
             },
             |train| {
                 let mut opening = Opening { train: train.chunks(DATAGRAM_BYTES), room: &mut room, opened: 0 };
-                b.open(&mut opening);
+                b.open(NOW, index, &mut opening);
                 assert_eq!(opening.opened, SEGMENTS);
             },
             criterion::BatchSize::SmallInput,

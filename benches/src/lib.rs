@@ -1,8 +1,10 @@
 //! Measurements of Ginnel. `versus` compares whole programs over the same virtual cable, `daemon` is what whole daemons are
-//! compared by.
+//! compared by, `names` a name server for a
+//! load tool.
 
 #![forbid(unsafe_code)]
 
 pub mod daemon;
+pub mod names;
 pub mod null;
 pub mod versus;

@@ -6,11 +6,16 @@
 
 use ginnel_engine::drops::DropReason;
 use ginnel_engine::key::{PresharedKey, PrivateKey, PublicKey};
+use ginnel_engine::noise::random::{Random, Seed};
+use ginnel_engine::noise::stamp::Stamps;
 use ginnel_engine::offload::Plaintexts;
 use ginnel_engine::peer::noise::{Arrival, Departure, Handshake, Noise, Pulse, SessionBase};
-use ginnel_engine::wire::message::{DATA_HEADER_BYTES, DATA_OVERHEAD, INITIATION_BYTES, Message, RESPONSE_BYTES};
-use std::net::IpAddr;
-use std::time::Duration;
+use ginnel_engine::tick::Tick;
+use ginnel_engine::wire::message::{
+    COOKIE_BYTES, DATA_HEADER_BYTES, DATA_OVERHEAD, INITIATION_BYTES, Message, RESPONSE_BYTES,
+};
+use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// One peer's session, if it has one: both indices and the next counter.
 pub struct Null {
@@ -18,6 +23,8 @@ pub struct Null {
     index: u32,
     theirs: Option<u32>,
     counter: u64,
+    /// We answered, and nothing was received since.
+    answered: bool,
 }
 
 impl Null {
@@ -36,17 +43,23 @@ fn index_at(message: &[u8], at: usize) -> u32 {
 impl Noise for Null {
     type Identity = PublicKey;
 
-    const PULSE: Duration = Duration::from_millis(250);
+    const CIPHER: &'static str = "none";
 
-    fn identity(key: &PrivateKey) -> PublicKey {
+    fn identity(key: &PrivateKey, _: &Seed, _: Random, _: &Arc<Stamps>) -> PublicKey {
         key.public()
     }
 
-    fn new(identity: &PublicKey, _: &PublicKey, _: Option<&PresharedKey>, base: SessionBase) -> Self {
-        Self { own: *identity, index: base.0 << 8, theirs: None, counter: 0 }
+    fn new(identity: &mut PublicKey, _: &PublicKey, _: Option<&PresharedKey>, base: SessionBase) -> Self {
+        Self { own: *identity, index: base.0 << 8, theirs: None, counter: 0, answered: false }
     }
 
-    fn screen(_: &PublicKey, _: IpAddr, _: &[u8], _: &mut [u8; 64]) -> Result<usize, DropReason> {
+    fn screen(
+        _: &mut PublicKey,
+        _: Tick,
+        _: SocketAddr,
+        _: &[u8],
+        _: &mut [u8; COOKIE_BYTES],
+    ) -> Result<usize, DropReason> {
         Ok(0)
     }
 
@@ -54,15 +67,17 @@ impl Noise for Null {
         message.get(8..).and_then(<[u8]>::first_chunk).copied().map(PublicKey)
     }
 
-    fn refresh(_: &PublicKey) {}
+    fn set_preshared(&mut self, _: Option<&PresharedKey>) -> bool {
+        false
+    }
 
-    fn ready(&self) -> bool {
+    fn ready(&self, _: Tick) -> bool {
         self.theirs.is_some()
     }
 
-    fn seal(&mut self, packets: &mut impl Plaintexts, departure: &mut impl Departure) {
+    fn seal(&mut self, now: Tick, packets: &mut impl Plaintexts, departure: &mut impl Departure) {
         let Some(receiver) = self.theirs else {
-            return self.initiate(departure);
+            return self.initiate(now, departure);
         };
         while let Some(packet) = packets.next() {
             let bytes = packet.len() + DATA_OVERHEAD;
@@ -74,9 +89,9 @@ impl Noise for Null {
         }
     }
 
-    fn keepalive(&mut self, departure: &mut impl Departure) {
+    fn keepalive(&mut self, now: Tick, departure: &mut impl Departure) {
         let Some(receiver) = self.theirs else {
-            return self.initiate(departure);
+            return self.initiate(now, departure);
         };
         let slot = departure.slot(DATA_OVERHEAD);
         self.write_header(slot, receiver);
@@ -84,26 +99,28 @@ impl Noise for Null {
         departure.push(DATA_OVERHEAD);
     }
 
-    fn open(&mut self, arrival: &mut impl Arrival) {
+    fn open(&mut self, _: Tick, _: u32, arrival: &mut impl Arrival) -> bool {
         while let Some((datagram, room)) = arrival.next() {
             let sealed = datagram.get(DATA_HEADER_BYTES..datagram.len() - 16).unwrap_or_default();
             room[..sealed.len()].copy_from_slice(sealed);
             let bytes = sealed.len();
             arrival.opened(bytes);
         }
+        std::mem::take(&mut self.answered)
     }
 
-    fn confirmed(&mut self, _: &mut impl Departure) {}
+    fn confirmed(&mut self, _: Tick, _: &mut impl Departure) {}
 
     fn handshake(
         &mut self,
-        _: IpAddr,
+        now: Tick,
         message: &[u8],
         departure: &mut impl Departure,
     ) -> Result<Handshake, DropReason> {
         match Message::classify(message) {
             Message::Initiation => {
                 self.theirs = Some(index_at(message, 4));
+                self.answered = true;
                 let slot = departure.slot(RESPONSE_BYTES);
                 slot[..RESPONSE_BYTES].fill(0);
                 slot[0] = 2;
@@ -114,14 +131,14 @@ impl Noise for Null {
             }
             Message::Response { .. } => {
                 self.theirs = Some(index_at(message, 4));
-                self.keepalive(departure);
+                self.keepalive(now, departure);
                 Ok(Handshake::Completed)
             }
             _ => Err(DropReason::InboundStaleHandshake),
         }
     }
 
-    fn initiate(&mut self, departure: &mut impl Departure) {
+    fn initiate(&mut self, _: Tick, departure: &mut impl Departure) {
         let slot = departure.slot(INITIATION_BYTES);
         slot[..INITIATION_BYTES].fill(0);
         slot[0] = 1;
@@ -130,7 +147,11 @@ impl Noise for Null {
         departure.push(INITIATION_BYTES);
     }
 
-    fn pulse(&mut self, _: &mut impl Departure) -> Pulse {
-        Pulse::Keyed
+    fn pulse(&mut self, _: Tick, _: &mut impl Departure) -> Pulse {
+        Pulse::Fine
+    }
+
+    fn due(&self) -> Option<Tick> {
+        None
     }
 }

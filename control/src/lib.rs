@@ -12,18 +12,22 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod demo;
+pub mod dns;
 pub mod firewall;
 mod flags;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod host;
 pub mod ipam;
 pub mod ipc;
 pub mod lab;
 mod log_budget;
+mod metrics;
 pub mod node;
 mod private_file;
 mod socket_file;
 pub mod state;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 mod temp_dir;
 pub mod uapi;
 mod utc;

@@ -30,6 +30,8 @@ drop_reasons! {
     OutboundNoEndpoint = "outbound_no_endpoint",
     /// Outbound: the device has no private key.
     OutboundNoIdentity = "outbound_no_identity",
+    /// Outbound: there was no session; too many packets waited for one, or for too long.
+    OutboundNoSession = "outbound_no_session",
     /// Outbound: larger than a datagram can carry.
     OutboundOversize = "outbound_oversize",
     /// Outbound: the kernel refused the datagram.

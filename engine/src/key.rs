@@ -3,8 +3,8 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use boringtun::x25519;
 use std::fmt;
+use x25519_dalek as x25519;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 /// Why a text is not a key.

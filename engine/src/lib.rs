@@ -2,7 +2,7 @@
 //!
 //! A [`worker::Worker`] owns one TUN queue, one UDP socket and the peers whose session index names it. Each call of
 //! [`worker::Worker::turn`] moves one batch each way, runs the timers that are due and applies waiting commands. The
-//! kernel is behind the two traits of [`port`]; the cipher and handshake are behind [`peer::noise::Noise`].
+//! kernel is behind the two traits of [`port`]; the protocol's own core, [`noise`], is behind [`peer::noise::Noise`].
 //!
 //! ```text
 //! outbound  Tun::recv ─superpacket─► route → peer → segment + seal into one Train ─► Link::send
@@ -17,8 +17,11 @@ pub mod command;
 pub mod drops;
 pub mod event;
 pub mod frame;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod key;
 pub mod limits;
+pub mod noise;
 pub mod offload;
 pub mod peer;
 pub mod port;

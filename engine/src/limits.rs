@@ -36,11 +36,23 @@ pub const LANES_MAX: usize = 8;
 /// Room of a lane: a superpacket plus one more datagram opened behind it.
 pub const LANE_ROOM: usize = 2 * 65_536;
 
-/// Handshake messages answered per turn. One costs about 190 µs, so 4 stay below a millisecond.
+/// Handshake messages answered per turn. One costs about 110 µs, so 4 stay below half a millisecond.
 pub const HANDSHAKES_PER_TURN: usize = 4;
 
 /// Handshake messages per second before a sender has to prove its address with a cookie (paper, section 5.3).
 pub const HANDSHAKES_PER_SEC_UNPROVEN: u64 = 200;
+
+/// Handshake messages per second, beyond those, of senders that have proven their address: a tenth of a core.
+pub const HANDSHAKES_PER_SEC_PROVEN: u64 = 800;
+
+/// Cookies sent per second: a few hundredths of a core.
+pub const COOKIES_PER_SEC: u64 = 5_000;
+
+/// Packets of a peer that wait for a session: as many as boringtun keeps, twice as many as the Linux module.
+pub const STAGED_PACKETS_MAX: usize = 256;
+
+/// Bytes of a peer that wait for a session: all of the above at the usual size, or eight of the largest.
+pub const STAGED_BYTES_MAX: usize = 512 << 10;
 
 /// Parcels of other workers waiting for one worker: 1 MiB, a few milliseconds of packets.
 pub const PARCELS_MAX: usize = 16;

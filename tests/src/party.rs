@@ -12,7 +12,7 @@ use ginnel_control::lab::{Node, UNDERLAY_LINK};
 use ginnel_control::uapi::{self, UapiServer};
 use ginnel_engine::drops::DropReason;
 use ginnel_engine::key::{PrivateKey, PublicKey};
-use ginnel_engine::peer::boringtun::Boringtun;
+use ginnel_engine::noise::{Core, Ring};
 use ginnel_engine::port::{Offload, OffloadState};
 use ipnet::IpNet;
 use std::fmt::Write as _;
@@ -356,7 +356,7 @@ fn start_ours(options: &PartyOptions, node: &Node, interface: &str) -> Body {
     let start = || {
         let device = match &options.faults {
             None => Device::open(&device_options),
-            Some(faults) => Device::open_on::<Boringtun, _>(Faulty(Arc::clone(faults)), &device_options),
+            Some(faults) => Device::open_on::<Core<Ring>, _>(Faulty(Arc::clone(faults)), &device_options),
         };
         let device = Arc::new(device.expect("the device opens"));
         let server = UapiServer::start(Path::new(uapi::DIRECTORY), interface, Arc::clone(&device), || {});

@@ -3,9 +3,10 @@
 //! The handle keeps the configuration; the workers keep the sessions. Every method may be called from any thread.
 //! None waits for traffic.
 
-mod config;
+pub(crate) mod config;
 
 use crate::backend::{Backend, Interface};
+use crate::cipher::{self, WithCipher};
 use crate::linux::steer::Steering;
 use crate::linux::tun::mtu;
 use crate::linux::udp::set_fwmark;
@@ -18,7 +19,9 @@ use ginnel_engine::drops::DropReason;
 use ginnel_engine::event::Event;
 use ginnel_engine::key::{PresharedKey, PrivateKey, PublicKey};
 use ginnel_engine::limits::{EVENTS_QUEUED_MAX, WORKERS_MAX};
-use ginnel_engine::peer::boringtun::Boringtun;
+use ginnel_engine::noise::random::Seed;
+use ginnel_engine::noise::stamp::Stamps;
+use ginnel_engine::noise::{Aead, Core};
 use ginnel_engine::peer::noise::Noise;
 use ginnel_engine::port::{OffReason, Offload, OffloadState, Offloads};
 use ginnel_engine::stats::WorkerStats;
@@ -26,7 +29,6 @@ use ginnel_engine::worker::Wiring;
 use ginnel_engine::worker::handoff::Mail;
 use ipnet::IpNet;
 use socket2::Socket;
-use std::hash::{BuildHasher as _, RandomState};
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -111,6 +113,8 @@ pub struct DeviceState {
     pub totals: Vec<(&'static str, u64)>,
     /// Worker threads.
     pub workers: usize,
+    /// The implementation of the cipher in use.
+    pub cipher: &'static str,
 }
 
 /// One peer of a [`DeviceState`].
@@ -146,6 +150,7 @@ pub struct Device {
     offloads: Arc<Offloads>,
     steering: Option<Steering>,
     stats: Vec<Arc<WorkerStats>>,
+    cipher: &'static str,
     crew: Box<dyn Crew>,
     events: Mutex<Option<Receiver<Event>>>,
     inner: Mutex<Inner>,
@@ -181,7 +186,15 @@ impl Device {
     /// # Errors
     /// [`DeviceError`] saying what is missing; nothing is left behind then.
     pub fn open(options: &DeviceOptions) -> Result<Self, DeviceError> {
-        Self::open_on::<Boringtun, _>(Linux, options)
+        struct Open<'a>(&'a DeviceOptions);
+        impl WithCipher for Open<'_> {
+            type Made = Result<Device, DeviceError>;
+
+            fn with<A: Aead>(self) -> Self::Made {
+                Device::open_on::<Core<A>, _>(Linux, self.0)
+            }
+        }
+        cipher::with_fastest(Open(options))
     }
 
     /// As [`Self::open`], with another handshake and cipher, or on another backend.
@@ -207,6 +220,8 @@ impl Device {
         let links = backend.links(0, 0, count, &offloads)?;
         let sockets = Sockets::of(links.iter().map(B::socket).collect::<Result<_, _>>()?);
         let clock = Clock::start();
+        let seed = draw_seed()?;
+        let stamps = Arc::new(Stamps::new(clock.origin()));
         let mail = Mail::new(workers);
         let (events, events_rx) = sync_channel(EVENTS_QUEUED_MAX);
         let wakers = (0..count)
@@ -218,7 +233,8 @@ impl Device {
             let wire = |commands| Wiring {
                 worker,
                 workers,
-                seed: RandomState::new().hash_one(worker),
+                seed: seed.clone(),
+                stamps: Arc::clone(&stamps),
                 commands,
                 events: events.clone(),
                 mail: mail.clone(),
@@ -233,6 +249,7 @@ impl Device {
             offloads,
             steering,
             stats,
+            cipher: N::CIPHER,
             crew: Box::new(crew),
             events: Mutex::new(Some(events_rx)),
             inner: Mutex::new(Inner { config: Config::default(), sockets }),
@@ -317,6 +334,7 @@ impl Device {
             drops: DropReason::ALL.iter().map(|&reason| (reason, drops(reason))).collect(),
             totals: self.totals(),
             workers: self.stats.len(),
+            cipher: self.cipher,
         }
     }
 
@@ -342,6 +360,19 @@ impl Device {
     pub fn send_datagram(&self, to: SocketAddr, datagram: Vec<u8>) -> Result<(), DeviceError> {
         self.crew.command(0, Command::SendDatagram { to, datagram })
     }
+}
+
+/// Random numbers of the system, from which all others of the device follow.
+fn draw_seed() -> Result<Seed, DeviceError> {
+    let mut bytes = [0; 32];
+    let error = |error: getrandom::Error| DeviceError::System {
+        action: "asking for random numbers",
+        source: error
+            .raw_os_error()
+            .map_or_else(|| std::io::ErrorKind::Other.into(), std::io::Error::from_raw_os_error),
+    };
+    getrandom::fill(&mut bytes).map_err(error)?;
+    Ok(Seed::new(bytes))
 }
 
 /// What the kernel takes for a name (`dev_valid_name`).

@@ -27,4 +27,11 @@ impl Clock {
         let now = SystemTime::now();
         now.checked_sub(self.tick().since(tick)).unwrap_or(SystemTime::UNIX_EPOCH)
     }
+
+    /// The time of day at tick 0, as far as the system knows now: nanoseconds since the Unix epoch.
+    #[must_use]
+    pub fn origin(&self) -> u64 {
+        let origin = self.wall(Tick(0)).duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(origin.as_nanos()).unwrap_or(u64::MAX)
+    }
 }

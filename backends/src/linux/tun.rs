@@ -36,7 +36,7 @@ const GSO_UDP_L4: u8 = 5;
 const GSO_ECN: u8 = 0x80;
 
 /// `struct virtio_net_hdr`: flags, gso_type, hdr_len, gso_size, csum_start, csum_offset.
-const HEADER_BYTES: usize = 10;
+pub(crate) const HEADER_BYTES: usize = 10;
 
 /// Superpackets refused one after the other before the offload is given up, once it has worked. A single refusal says
 /// more about a packet than about the kernel.
@@ -269,7 +269,7 @@ fn offload_of(transport: Transport) -> Offload {
     }
 }
 
-fn read_header(header: &[u8; HEADER_BYTES]) -> UnitMeta {
+pub(crate) fn read_header(header: &[u8; HEADER_BYTES]) -> UnitMeta {
     let [flags, kind, _, _, size_low, size_high, start_low, start_high, offset_low, offset_high] = *header;
     let transport = match kind & !GSO_ECN {
         GSO_TCPV4 | GSO_TCPV6 => Some(Transport::Tcp),
@@ -285,7 +285,7 @@ fn read_header(header: &[u8; HEADER_BYTES]) -> UnitMeta {
     }
 }
 
-fn write_header(meta: &UnitMeta, packet: &[u8]) -> [u8; HEADER_BYTES] {
+pub(crate) fn write_header(meta: &UnitMeta, packet: &[u8]) -> [u8; HEADER_BYTES] {
     let mut header = [0; HEADER_BYTES];
     if let Some(partial) = meta.partial_checksum {
         header[0] = HDR_F_NEEDS_CSUM;

@@ -4,8 +4,7 @@
 //! Time stands still while anything can be done, and then jumps to the next moment at which something can: an arrival
 //! or a date of a worker. Datagrams are carried between turns, so nothing is shared and nothing is locked.
 //!
-//! The world passes ticks to the workers. A Noise core with a clock of its own is told of them through
-//! [`World::on_tick`], or lives in real time.
+//! Workers know no other time than that of the world.
 
 use super::link::Link;
 use super::network::Network;
@@ -15,6 +14,8 @@ use ginnel_engine::drops::DropReason;
 use ginnel_engine::event::Event;
 use ginnel_engine::key::PrivateKey;
 use ginnel_engine::limits::{COMMANDS_QUEUED_MAX, EVENTS_QUEUED_MAX};
+use ginnel_engine::noise::random::Seed;
+use ginnel_engine::noise::stamp::Stamps;
 use ginnel_engine::peer::noise::Noise;
 use ginnel_engine::port::{Offloads, UnitMeta};
 use ginnel_engine::stats::WorkerStats;
@@ -41,7 +42,7 @@ pub struct HostOptions {
     pub port: u16,
     /// MTU of its TUN interface.
     pub mtu: u16,
-    /// What its session indices are drawn from.
+    /// What its random numbers follow from.
     pub seed: u64,
     /// The states its offloads start with.
     pub offloads: Arc<Offloads>,
@@ -66,11 +67,12 @@ pub struct Host<N: Noise> {
 pub struct World<N: Noise> {
     /// The wires.
     pub network: Network,
-    /// Told of every new moment before anything happens in it.
-    pub on_tick: fn(Tick),
     hosts: Vec<Host<N>>,
     now: Tick,
 }
+
+/// The time of day at tick 0 of every world, in nanoseconds since the Unix epoch: some day in 2023.
+const ORIGIN: u64 = 1_700_000_000_000_000_000;
 
 /// Turns of all hosts in one moment. A worker that asks for more spins without getting anywhere.
 const TURNS_PER_MOMENT: usize = 200_000;
@@ -79,7 +81,7 @@ impl<N: Noise> World<N> {
     /// A world without hosts, one second after the beginning of time: the engine takes tick 0 for "never".
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self { network: Network::new(seed), on_tick: |_| {}, hosts: Vec::new(), now: Tick(1_000_000_000) }
+        Self { network: Network::new(seed), hosts: Vec::new(), now: Tick(1_000_000_000) }
     }
 
     /// Adds a host.
@@ -122,7 +124,6 @@ impl<N: Noise> World<N> {
     /// # Panics
     /// Where a worker finds no end.
     pub fn settle(&mut self) {
-        (self.on_tick)(self.now);
         let mut turns = 0;
         loop {
             self.deliver();
@@ -195,7 +196,6 @@ impl<N: Noise> World<N> {
     /// Lets `span` pass without doing anything in it.
     pub fn pass(&mut self, span: Duration) {
         self.now = self.now + span;
-        (self.on_tick)(self.now);
     }
 
     fn next_moment(&self) -> Option<Tick> {
@@ -214,7 +214,8 @@ impl<N: Noise> Host<N> {
         let wiring = Wiring {
             worker: 0,
             workers: 1,
-            seed: options.seed,
+            seed: Seed::new(std::array::from_fn(|at| options.seed.to_le_bytes()[at % 8])),
+            stamps: Arc::new(Stamps::new(ORIGIN)),
             commands: commands_rx,
             events: events_tx,
             mail: Mail::new(1),

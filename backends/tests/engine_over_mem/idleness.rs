@@ -31,13 +31,11 @@ fn a_new_peer_costs_nothing() {
 }
 
 #[test]
-fn a_peer_that_falls_silent_is_looked_at_ever_more_rarely() {
-    // The library's own clock stands nearly still here, so it never says of itself that it has nothing more to do.
+fn a_peer_that_falls_silent_is_looked_at_for_its_dates_only() {
+    // Silence after 15 s, a keepalive after 10 s, the end of the keys after 180 s.
     let mut net = connected(2);
     let spans = [30, 160, 1_000].map(|secs| wakeups(&mut net, Duration::from_secs(secs)));
-    assert!(spans[0] > 60, "timers follow a packet closely: {spans:?}");
-    assert!(spans[1] <= 40, "{spans:?}");
-    assert!(spans[2] <= 1, "{spans:?}");
+    assert!((1..=2).contains(&spans[0]) && spans[1] == 1 && spans[2] == 0, "{spans:?}");
     // Nothing is forgotten of it.
     net.send(1, 0, Family::V4, b"still there");
     net.settle();
@@ -50,8 +48,8 @@ fn a_keepalive_is_all_that_wakes_for_an_idle_peer() {
     net.tell(0, 1, |peer| Operation::SetKeepalive(peer, 100));
     net.advance(Duration::from_secs(50));
     let woken = wakeups(&mut net, Duration::from_secs(1_000));
-    // Each keepalive is a packet whose timers are followed for a while.
-    assert!(woken <= 10 * (30 * 4 + 20), "looked at {woken} times");
+    // Ten keepalives, and at most as many handshakes with the dates of their sessions.
+    assert!((10..=30).contains(&woken), "looked at {woken} times");
     net.tell(0, 1, |peer| Operation::SetKeepalive(peer, 0));
     net.advance(Duration::from_secs(200));
     assert!(wakeups(&mut net, Duration::from_secs(1_000)) <= 1);

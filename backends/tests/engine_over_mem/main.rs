@@ -1,7 +1,6 @@
 //! Whole workers with the real cipher over virtual wires: what a tunnel does with packets, peers and strangers.
 //!
-//! Time of the workers is virtual, time of the handshake library is real, so nothing here depends on timers of minutes;
-//! those are tested in virtual time throughout, in the `sim` workspace.
+//! Timers of minutes have tests of their own, in the `sim` crate.
 
 mod changes;
 mod data;
@@ -15,10 +14,10 @@ mod strangers;
 
 use ginnel_backends::conformance::Family;
 use ginnel_backends::mem::Overlay;
-use ginnel_engine::peer::boringtun::Boringtun;
+use ginnel_engine::noise::{Core, Ring};
 
 /// An overlay whose nodes are real workers.
-type Net = Overlay<Boringtun>;
+type Net = Overlay<Core<Ring>>;
 
 /// Two nodes with a session between them, and nothing under way.
 fn connected(seed: u64) -> Net {

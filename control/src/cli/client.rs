@@ -39,6 +39,13 @@ pub(super) struct Args {
     pub(super) json: bool,
 }
 
+/// Where a daemon has its things.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) socket: PathBuf,
+    pub(super) state_dir: PathBuf,
+}
+
 /// Why a command did not do what it was asked to.
 #[derive(Debug)]
 pub(super) enum Failure {
@@ -57,6 +64,15 @@ impl From<ClientError> for Failure {
 }
 
 impl Failure {
+    /// Why, in one line.
+    pub(super) fn words(&self) -> String {
+        match self {
+            Self::Client(error) => error.to_string(),
+            Self::Refused(fault) => fault.message.clone(),
+            Self::Own(message) => message.clone(),
+        }
+    }
+
     /// Says why on standard error.
     pub(super) fn report(self) -> ExitCode {
         match self {
@@ -110,7 +126,12 @@ pub(super) struct Daemon(pub(super) BlockingClient);
 
 impl Daemon {
     pub(super) fn connect(target: &Target) -> Result<Self, Failure> {
-        Ok(Self(BlockingClient::connect(&target.path(), CALL_TIME)?))
+        Self::connect_to(&target.path(), CALL_TIME)
+    }
+
+    /// The same at a known socket; no answer is waited for longer than `call_time`.
+    pub(super) fn connect_to(socket: &Path, call_time: Duration) -> Result<Self, Failure> {
+        Ok(Self(BlockingClient::connect(socket, call_time)?))
     }
 
     /// Asks, and takes no for a failure.
@@ -157,10 +178,13 @@ pub(super) fn odd(response: &Response) -> Failure {
 
 impl Target {
     /// The socket to ask.
-    fn path(&self) -> PathBuf {
-        // Whoever asks, the daemon of the node runs as root.
-        let root = Surroundings { root: true, ..Surroundings::of_process() };
-        self.path_in(&root, &Config::read_default().unwrap_or_default())
+    pub(super) fn path(&self) -> PathBuf {
+        self.path_in(&Self::root(), &Config::read_default().unwrap_or_default())
+    }
+
+    /// Whoever asks, the daemon of the node runs as root.
+    fn root() -> Surroundings {
+        Surroundings { root: true, ..Surroundings::of_process() }
     }
 
     fn path_in(&self, root: &Surroundings, file: &Config) -> PathBuf {
@@ -177,6 +201,22 @@ impl Target {
         let sockets = [System::Ginnel, System::Zlayer].map(|system| system.socket(&system.data_dir(root), root));
         let found = sockets.iter().find(|socket| socket.exists());
         found.unwrap_or(&sockets[0]).clone()
+    }
+}
+
+impl Place {
+    /// Where the daemon of `target` has its things, with `file` as its configuration.
+    pub(super) fn find(target: &Target, file: &Config) -> Self {
+        Self::find_in(target, &Target::root(), file)
+    }
+
+    fn find_in(target: &Target, root: &Surroundings, file: &Config) -> Self {
+        let socket = target.path_in(root, file);
+        let of = |system: System| system.socket(&system.data_dir(root), root);
+        let system = if socket == of(System::Zlayer) { System::Zlayer } else { System::Ginnel };
+        let data_dir = target.data_dir.clone().or_else(|| file.data_dir.clone());
+        let state_dir = system.state_dir(&data_dir.unwrap_or_else(|| system.data_dir(root)));
+        Self { socket, state_dir }
     }
 }
 
@@ -197,6 +237,19 @@ mod tests {
         assert_eq!(path(None, None, file), "/f.sock");
         assert_eq!(path(None, None, "data_dir = \"/f\"\n"), "/f/run/ginneld.sock");
         assert_eq!(path(None, Some("/var/lib/ginnel"), ""), "/run/ginnel/ginneld.sock");
+    }
+
+    #[test]
+    fn a_socket_tells_whose_data_directory_it_goes_with() {
+        let root = Surroundings { root: true, ..Surroundings::default() };
+        let state_dir = |socket: Option<&str>, data_dir: Option<&str>, file: &str| {
+            let target = Target { socket: socket.map(Into::into), data_dir: data_dir.map(Into::into) };
+            Place::find_in(&target, &root, &Config::parse(file).unwrap()).state_dir.display().to_string()
+        };
+        assert_eq!(state_dir(Some("/s"), None, ""), "/var/lib/ginnel");
+        assert_eq!(state_dir(Some("/s"), None, "data_dir = \"/f\"\n"), "/f");
+        assert_eq!(state_dir(None, Some("/d"), "data_dir = \"/f\"\n"), "/d");
+        assert_eq!(state_dir(Some("/var/run/zlayer-overlayd.sock"), None, ""), "/var/lib/zlayer/overlayd");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::json::{SCHEMA, text};
 use super::table::{age, columns};
 use crate::ipc::wire::{
-    AttachmentItem, AttachmentState, LeaseItem, LeaseState, ObjectKind, Objects, OverlayMode, ServiceItem,
+    AttachmentItem, AttachmentState, DnsItem, LeaseItem, LeaseState, ObjectKind, Objects, OverlayMode, ServiceItem,
 };
 use serde_json::{Value, json};
 use std::net::IpAddr;
@@ -24,6 +24,7 @@ impl List {
             ObjectKind::Services => &["SERVICE", "MODE", "INTERFACE", "SUBNETS", "GATEWAYS", "ATTACHMENTS"],
             ObjectKind::Attachments => &["ATTACHMENT", "SERVICE", "STATE", "ADDRESSES", "OWNER", "SINCE"],
             ObjectKind::Leases => &["ADDRESS", "STATE", "SERVICE", "OWNER", "GENERATION", "SINCE"],
+            ObjectKind::Dns => &["NAME", "TTL", "ADDRESSES"],
             _ => &[],
         };
         Self { kind, head, rows: Vec::new(), sinces: Vec::new(), items: Vec::new() }
@@ -40,6 +41,7 @@ impl List {
             Objects::Services(items) => items.iter().map(service).collect(),
             Objects::Attachments(items) => items.iter().map(attachment).collect(),
             Objects::Leases(items) => items.iter().map(lease).collect(),
+            Objects::Dns(items) => items.iter().map(name).collect(),
             _ => Vec::new(),
         };
         for (row, since) in rows {
@@ -51,7 +53,8 @@ impl List {
     /// For people. `now` is in Unix seconds.
     pub(super) fn table(&self, now: i64) -> String {
         if self.rows.is_empty() {
-            return format!("no {}\n", self.kind.name());
+            let kind = if self.kind == ObjectKind::Dns { "names" } else { self.kind.name() };
+            return format!("no {kind}\n");
         }
         let with_age = |(row, since): (&Vec<String>, &Option<u64>)| {
             let age = since.map(|since| age(i64::try_from(since).unwrap_or(i64::MAX), now));
@@ -117,6 +120,10 @@ fn lease(item: &LeaseItem) -> (Vec<String>, Option<u64>) {
     (row, Some(item.since_unix_secs))
 }
 
+fn name(item: &DnsItem) -> (Vec<String>, Option<u64>) {
+    (vec![item.name.clone(), item.ttl_secs.to_string(), addresses(&item.addresses)], None)
+}
+
 fn addresses(addresses: &[IpAddr]) -> String {
     dash(Some(addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(",").as_str()))
 }
@@ -153,6 +160,14 @@ fd00::1   leased  web      -      3           1m 5s ago
         );
         let json: Value = serde_json::from_str(&list.json()).unwrap();
         assert_eq!((&json["schema"], &json["leases"][1]["ip"]), (&1.into(), &"fd00::1".into()));
+    }
+
+    #[test]
+    fn names() {
+        let mut list = List::new(ObjectKind::Dns);
+        let addresses = vec!["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()];
+        list.add(Objects::Dns(vec![DnsItem { name: "web.overlay".into(), addresses, ttl_secs: 5 }]));
+        assert_eq!(list.table(0), "NAME         TTL  ADDRESSES\nweb.overlay  5    10.0.0.2,fd00::2\n");
     }
 
     #[test]

@@ -11,6 +11,8 @@
 
 mod call;
 mod client;
+mod dns;
+mod doctor;
 mod events;
 mod json;
 mod lists;
@@ -18,6 +20,7 @@ mod papers;
 mod show;
 mod style;
 mod table;
+mod top;
 
 use crate::daemon::{DaemonArgs, System, main_with, program_name, run};
 use crate::ipc::wire::ObjectKind;
@@ -47,8 +50,17 @@ enum Command {
     Attachments(client::Args),
     /// Show the addresses given out
     Leases(client::Args),
+    /// Watch the node on a terminal: peers with their rates, drops, offloads, attachments
+    Top(top::TopArgs),
     /// Show what is wrong; status 1 if something does not work
     Health(client::Args),
+    /// Ask for names, and show those the daemon knows
+    Dns {
+        #[command(subcommand)]
+        command: dns::DnsCommand,
+    },
+    /// Look for what keeps the overlay from working, and tell what mends it; status 1 if something is wrong
+    Doctor(doctor::DoctorArgs),
     /// Show what happened, and with -f what happens
     Events(events::EventArgs),
     /// Send a request of the wire and print the answer
@@ -106,7 +118,10 @@ impl Command {
             Command::Services(args) => show::objects(&args, ObjectKind::Services),
             Command::Attachments(args) => show::objects(&args, ObjectKind::Attachments),
             Command::Leases(args) => show::objects(&args, ObjectKind::Leases),
+            Command::Top(args) => top::run(&args),
             Command::Health(args) => show::health(&args),
+            Command::Dns { command } => dns::run(&command),
+            Command::Doctor(args) => doctor::run(&args),
             Command::Events(args) => events::run(&args),
             Command::Call(args) => call::run(&args),
             Command::Schema => papers::schema(),

@@ -78,8 +78,16 @@ mod tests {
     fn every_command_has_a_page() {
         let dir = TempDir::new();
         write_pages(Program::command(), &dir.join("man")).unwrap();
-        for command in Program::command().get_subcommands() {
-            let name = format!("man/ginnel-{}.1", command.get_name());
+        let program = Program::command();
+        let commands = program.get_subcommands().flat_map(|command| {
+            let nested =
+                command.get_subcommands().map(|nested| format!("{}-{}", command.get_name(), nested.get_name()));
+            std::iter::once(command.get_name().to_owned()).chain(nested)
+        });
+        let commands: Vec<_> = commands.collect();
+        assert!(commands.iter().any(|name| name == "dns-query"), "{commands:?}");
+        for command in commands {
+            let name = format!("man/ginnel-{command}.1");
             assert!(std::fs::read_to_string(dir.join(&name)).unwrap().contains(".TH"), "{name}");
         }
         let daemon = std::fs::read_to_string(dir.join("man/ginneld.8")).unwrap();

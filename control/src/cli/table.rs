@@ -49,6 +49,9 @@ pub(super) fn status(status: &StatusSnapshot, now: i64) -> String {
     if let Some(workers) = status.workers {
         line("workers", &workers.to_string());
     }
+    if let Some(cipher) = &status.cipher {
+        line("cipher", cipher);
+    }
     for (way, ports) in [
         (
             "outbound",
@@ -147,7 +150,7 @@ pub(super) fn age(then: i64, now: i64) -> String {
 }
 
 /// A number of bytes in the unit that leaves fewest digits.
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     if bytes < 1024 {
         return format!("{bytes} B");
@@ -215,6 +218,7 @@ pub(super) mod tests {
             }],
             drops: [("outbound_unrouted".to_owned(), 4)].into(),
             workers: Some(2),
+            cipher: Some("avx512".into()),
             totals: [("tun_rx_units", 10), ("tun_rx_packets", 450), ("link_tx_trains", 20), ("link_tx_datagrams", 882)]
                 .map(|(name, count)| (name.to_owned(), count))
                 .into(),
@@ -238,6 +242,7 @@ peers       2, last handshake 1m 5s ago
 service     pay on zl-prod-0-pay-d (10.200.141.128/26)
 offload     tun_udp off: failed (errno 5), 3 batches went the slow way
 workers     2
+cipher      avx512
 outbound    45.0 packets per TUN read, 44.1 datagrams per send
 dropped     4 outbound_unrouted
 "

@@ -1,11 +1,13 @@
 //! Every key there is: its name, its meaning, its default, and how it is read. The example file, the suggestions for
 //! unknown keys and the test of the paper are drawn from this table.
 
-use super::value::{Complaint, Value, address, array, choice, complaint, nearest, number, path, text};
+use super::value::{Complaint, Value, address, array, choice, complaint, nearest, number, path, text, toggle};
 use super::{Config, LogFormat, MetricsListen, PrincipalSpec, Problem};
+use crate::dns::{StaticRecord, canonical};
 use crate::flags;
 use ginnel_engine::limits::WORKERS_MAX;
 use ginnel_engine::port::Offload;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -127,7 +129,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "log.level",
-        value: r#""info,boringtun=off""#,
+        value: r#""info""#,
         about: "What is logged: error, warn, info, debug, trace, also per module as in \"info,ginnel_control::node=debug\". \
                 RUST_LOG overrides it.",
         reloads: true,
@@ -155,18 +157,39 @@ pub const KEYS: &[Key] = &[
         read: |config, value| put(&mut config.ipam.quarantine_secs, number(value, 0..=86_400)),
     },
     Key {
+        name: "dns.enabled",
+        value: "true",
+        about: "Whether names are answered.",
+        reloads: false,
+        read: |config, value| put(&mut config.dns.enabled, toggle(value)),
+    },
+    Key {
+        name: "dns.port",
+        value: "53",
+        about: "Where they are answered at the addresses of the overlay. Resolvers ask at 53 only.",
+        reloads: false,
+        read: |config, value| put(&mut config.dns.port, number(value, 1..=65_535).and_then(port)),
+    },
+    Key {
         name: "dns.listen",
         value: "[]",
-        about: "Addresses to answer names at besides the gateways: ip or ip:port.",
+        about: "Addresses to answer names at besides those of the overlay: ip or ip:port.",
         reloads: false,
-        read: |config, value| set(&mut config.dns.listen, array(value, |value| address(value, 53))),
+        read: |config, value| set(&mut config.dns.listen, array(value, own_address)),
     },
     Key {
         name: "dns.zones",
-        value: "[]",
-        about: "Zones answered from the records of the overlay.",
+        value: r#"["internal", "local"]"#,
+        about: "Zones answered from the records of the overlay alone.",
         reloads: false,
-        read: |config, value| set(&mut config.dns.zones, array(value, |value| text(value).map(str::to_owned))),
+        read: |config, value| put(&mut config.dns.zones, array(value, name)),
+    },
+    Key {
+        name: "dns.search",
+        value: "[]",
+        about: "Domains in which names of one label are looked for.",
+        reloads: false,
+        read: |config, value| set(&mut config.dns.search, array(value, name)),
     },
     Key {
         name: "dns.upstreams",
@@ -174,6 +197,20 @@ pub const KEYS: &[Key] = &[
         about: "Servers for all other names: ip or ip:port. Without any, those of /etc/resolv.conf.",
         reloads: false,
         read: |config, value| set(&mut config.dns.upstreams, array(value, |value| address(value, 53))),
+    },
+    Key {
+        name: "dns.split",
+        value: r#"["corp.example 10.0.0.53 10.0.1.53"]"#,
+        about: "Servers for the names of a domain: the domain, then up to three of ip or ip:port. Without this, none.",
+        reloads: false,
+        read: |config, value| set(&mut config.dns.split, array(value, split)),
+    },
+    Key {
+        name: "dns.records",
+        value: r#"["_http._tcp.web.local SRV 0 0 80 web.local", "web.local TXT v=1"]"#,
+        about: "Records besides those that are registered, SRV and TXT. Without this, none.",
+        reloads: false,
+        read: |config, value| set(&mut config.dns.records, array(value, record)),
     },
     Key {
         name: "dns.ttl_secs",
@@ -195,6 +232,20 @@ pub const KEYS: &[Key] = &[
         about: "Where metrics are served: an address of the loopback, or unix:/path. Without this, nowhere.",
         reloads: false,
         read: |config, value| put(&mut config.metrics.listen, metrics_listen(value)),
+    },
+    Key {
+        name: "metrics.mode",
+        value: r#""0660""#,
+        about: "The mode of that socket, where it is one.",
+        reloads: false,
+        read: |config, value| put(&mut config.metrics.mode, mode(value)),
+    },
+    Key {
+        name: "metrics.group",
+        value: r#""prometheus""#,
+        about: "The group that socket is given to, where there is one of that name.",
+        reloads: false,
+        read: |config, value| put(&mut config.metrics.group, text(value).map(str::to_owned)),
     },
 ];
 
@@ -265,6 +316,41 @@ fn size(number: u64) -> Result<usize, Complaint> {
 
 fn small(number: u64) -> Result<u32, Complaint> {
     Ok(u32::try_from(number).unwrap_or(u32::MAX))
+}
+
+fn port(number: u64) -> Result<u16, Complaint> {
+    Ok(u16::try_from(number).unwrap_or(u16::MAX))
+}
+
+fn name(value: Value<'_, '_>) -> Result<String, Complaint> {
+    let text = text(value)?;
+    canonical(text).or_else(|fault| complaint(value, format!("{text:?} is no name: {fault}")))
+}
+
+fn record(value: Value<'_, '_>) -> Result<StaticRecord, Complaint> {
+    let text = text(value)?;
+    StaticRecord::parse(text).or_else(|fault| complaint(value, format!("{text:?} is no record: {fault}")))
+}
+
+/// An address that is one, and not all.
+fn own_address(value: Value<'_, '_>) -> Result<SocketAddr, Complaint> {
+    match address(value, 53)? {
+        all if all.ip().is_unspecified() => {
+            complaint(value, "names are answered at addresses of their own, not at all there are")
+        }
+        one => Ok(one),
+    }
+}
+
+/// A domain and its servers.
+fn split(value: Value<'_, '_>) -> Result<(String, Vec<SocketAddr>), Complaint> {
+    let mut words = text(value)?.split_whitespace();
+    let domain = words.next().and_then(|domain| canonical(domain).ok());
+    let servers: Option<Vec<_>> = words.map(|server| super::socket_addr(server, 53)).collect();
+    match (domain, servers) {
+        (Some(domain), Some(servers)) if (1..=3).contains(&servers.len()) => Ok((domain, servers)),
+        _ => complaint(value, "a domain and behind it up to three servers are wanted, as \"corp.example 10.0.0.53\""),
+    }
 }
 
 fn mode(value: Value<'_, '_>) -> Result<u32, Complaint> {

@@ -21,6 +21,7 @@ pub use keys::{KEYS, Key};
 pub use principal::{PrincipalSpec, resolve};
 pub use problem::{ConfigError, Problem};
 
+use crate::dns::StaticRecord;
 use crate::ipc::wire::Role;
 use ginnel_engine::port::Offload;
 use std::collections::BTreeMap;
@@ -31,7 +32,7 @@ use std::path::{Path, PathBuf};
 pub const DEFAULT_PATH: &str = "/etc/ginnel/ginneld.toml";
 
 /// Sections that are checked and that nothing in this version goes by.
-const UNREAD_SECTIONS: [&str; 3] = ["ipam.", "dns.", "metrics."];
+const UNREAD_SECTIONS: [&str; 1] = ["ipam."];
 
 /// A configuration longer than this is none.
 const BYTES_MAX: u64 = 1024 * 1024;
@@ -135,12 +136,22 @@ pub struct Ipam {
 /// The name service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Dns {
-    /// Addresses to answer at, beside the gateways.
+    /// Whether there is one.
+    pub enabled: Option<bool>,
+    /// The port at the addresses of the overlay.
+    pub port: Option<u16>,
+    /// Addresses to answer at, beside those of the overlay.
     pub listen: Vec<SocketAddr>,
-    /// Zones answered from the records of the overlay.
-    pub zones: Vec<String>,
+    /// Zones answered from the records of the overlay alone.
+    pub zones: Option<Vec<String>>,
+    /// Domains in which names of one label are looked for.
+    pub search: Vec<String>,
     /// Servers for everything else; those of `resolv.conf` where empty.
     pub upstreams: Vec<SocketAddr>,
+    /// Servers for the names of a domain.
+    pub split: Vec<(String, Vec<SocketAddr>)>,
+    /// Records besides those that are registered.
+    pub records: Vec<StaticRecord>,
     /// Seconds an answer may be remembered.
     pub ttl_secs: Option<u32>,
     /// Seconds it may be remembered that there is nothing.
@@ -152,6 +163,10 @@ pub struct Dns {
 pub struct Metrics {
     /// Where it listens.
     pub listen: Option<MetricsListen>,
+    /// Mode of a Unix socket.
+    pub mode: Option<u32>,
+    /// The group a Unix socket is given to.
+    pub group: Option<String>,
 }
 
 /// Where metrics are served.
@@ -161,6 +176,16 @@ pub enum MetricsListen {
     Unix(PathBuf),
     /// A loopback address.
     Tcp(SocketAddr),
+}
+
+/// As it stands in the file.
+impl std::fmt::Display for MetricsListen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Tcp(address) => address.fmt(f),
+        }
+    }
 }
 
 impl Access {

@@ -136,7 +136,27 @@ fn files_are_read_or_the_reason_is_told() {
 }
 
 #[test]
+fn names_records_and_servers_are_checked() {
+    let wrong = [
+        ("listen = [\"0.0.0.0\"]", "names are answered at addresses of their own"),
+        ("zones = [\"a..b\"]", "\"a..b\" is no name: each part"),
+        ("split = [\"corp.example\"]", "a domain and behind it"),
+        ("split = [\"corp.example dns.corp.example\"]", "a domain and behind it"),
+        ("records = [\"web A 10.0.0.1\"]", "\"web A 10.0.0.1\" is no record: it is `name SRV"),
+        ("enabled = 1", "true or false is wanted, not an integer"),
+        ("port = 0", "a number from 1 to 65535"),
+    ];
+    for (line, told) in wrong {
+        assert!(problems(&format!("[dns]\n{line}\n"))[0].contains(told), "{line}");
+    }
+    let right = "[dns]\nzones = []\nsplit = [\"Corp.example 10.0.0.53 [fd00::1]:5353\"]\n";
+    let dns = Config::parse(right).unwrap().dns;
+    let servers = ["10.0.0.53:53", "[fd00::1]:5353"].map(|server| server.parse().unwrap()).to_vec();
+    assert_eq!((dns.zones, dns.split), (Some(Vec::new()), vec![("corp.example".to_owned(), servers)]));
+}
+
+#[test]
 fn what_nothing_goes_by_is_known() {
-    let config = Config::parse("[log]\nkeep = 3\n[dns]\nttl_secs = 5\n[metrics]\nlisten = \"unix:/m\"\n").unwrap();
-    assert_eq!(config.unread().collect::<Vec<_>>(), ["dns.ttl_secs", "metrics.listen"]);
+    let config = Config::parse("[log]\nkeep = 3\n[dns]\nttl_secs = 5\n[ipam]\nquarantine_secs = 5\n").unwrap();
+    assert_eq!(config.unread().collect::<Vec<_>>(), ["ipam.quarantine_secs"]);
 }

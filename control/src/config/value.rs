@@ -50,6 +50,14 @@ pub(super) fn number(value: Value<'_, '_>, bounds: RangeInclusive<u64>) -> Resul
     }
 }
 
+/// Yes or no.
+pub(super) fn toggle(value: Value<'_, '_>) -> Result<bool, Complaint> {
+    match value.get_ref() {
+        DeValue::Boolean(yes) => Ok(*yes),
+        other => complaint(value, format!("true or false is wanted, not {}", article(other.type_str()))),
+    }
+}
+
 /// An array, each of its elements read by `read`.
 pub(super) fn array<T>(
     value: Value<'_, '_>,

@@ -39,7 +39,7 @@ pub struct DaemonArgs {
     /// Packet worker threads; 0 for one per core [default: 0]
     #[arg(long, value_name = "N", value_parser = flags::workers, env = "GINNEL_WORKERS")]
     pub workers: Option<usize>,
-    /// What to log, as RUST_LOG has it, which overrides this [default: info,boringtun=off]
+    /// What to log, as RUST_LOG has it, which overrides this [default: info]
     #[arg(long, value_name = "FILTER", value_parser = flags::log_filter, env = "GINNEL_LOG_LEVEL")]
     pub log_level: Option<String>,
     /// How to log [default: auto]

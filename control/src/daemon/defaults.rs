@@ -112,7 +112,7 @@ impl System {
 
     /// The part of the data directory that is this daemon's own, mode 0700. The data directory of the other system is
     /// shared with its main daemon, so there it is one below.
-    pub(super) fn state_dir(self, data_dir: &Path) -> PathBuf {
+    pub(crate) fn state_dir(self, data_dir: &Path) -> PathBuf {
         match self {
             System::Ginnel => data_dir.to_owned(),
             System::Zlayer => data_dir.join("overlayd"),

@@ -1,6 +1,6 @@
 //! The process: what it is started with, what it holds while it runs, and how it ends.
 //!
-//! Order of the start: flags, configuration file, log, state directory and its lock, runtime, signals, netlink, socket, and
+//! Order of the start: flags, configuration file, rights given up, log, state directory and its lock, runtime, signals, netlink, socket, and
 //! then everything that was up before. The socket is made before that, so that a second daemon stops before it touches
 //! anything; whoever connects is served once all is up. Then the service manager is told, if one waits.
 //!
@@ -18,6 +18,7 @@ mod lock;
 mod logging;
 mod notify;
 mod reload;
+mod rights;
 mod setup;
 mod watchdog;
 
@@ -37,6 +38,7 @@ use crate::ipc::live::Live;
 use crate::ipc::server::Server;
 use crate::ipc::socket::{BindError, BoundSocket};
 use crate::ipc::stop::Stop;
+use crate::metrics::Metrics;
 use crate::node::{DeviceMaker, Host, KernelDevices, KernelHost, Node, NodeOptions};
 use crate::state::StoreError;
 use lock::{InstanceLock, LockError};
@@ -119,7 +121,10 @@ pub fn run(args: &DaemonArgs, system: System) -> ExitCode {
         return Exit::Done.into();
     }
     let setup = Setup::new(args, &file, system, &Surroundings::of_process());
+    // Before the threads of the log.
+    let confined = rights::confine();
     let log = Log::start(&setup.log);
+    confined.tell();
     for key in file.unread() {
         tracing::warn!(key, "this version has nothing that goes by this key of the configuration");
     }
@@ -173,6 +178,7 @@ async fn live<M: DeviceMaker, H: Host>(
         tuning: setup.tuning.clone(),
         events: hub.clone(),
         board: board.clone(),
+        naming: setup.dns.as_ref().and_then(setup::DnsSetup::start),
         ..NodeOptions::new(&setup.state_dir)
     };
     let node = tokio::select! {
@@ -186,6 +192,7 @@ async fn live<M: DeviceMaker, H: Host>(
     let settings = Live::new(setup::server_settings(&setup.args, &setup.file, &lets_in));
     let server = Server::new(node.clone(), settings.clone(), hub, board.clone(), Stop::default());
     let probe = server.probe();
+    let metrics = Metrics::new(node.clone(), board.clone(), server.tally());
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(socket = %socket.path().display(), state = %setup.state_dir.display(), version, "ready");
     let notifier = Notifier::of_process();
@@ -199,6 +206,7 @@ async fn live<M: DeviceMaker, H: Host>(
             name = signals.next() => name,
             never = watching => match never {},
             never = reloading => match never {},
+            never = metrics.serve(setup.metrics.as_ref()) => match never {},
         }
     };
     tracing::info!(asked_by, "shutting down");

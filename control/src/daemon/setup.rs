@@ -3,13 +3,16 @@
 use super::args::DaemonArgs;
 use super::defaults::{Surroundings, System};
 use super::logging::{LogFilesSetup, LogSetup};
-use crate::config::{Config, ConfigError, resolve};
+use crate::config::{Config, ConfigError, Dns, resolve};
+use crate::dns::{DnsConfig, DnsServer};
 use crate::ipc::access::{Policy, Principal};
 use crate::ipc::events::EVENTS_KEPT;
 use crate::ipc::server::{Limits, ServerSettings};
 use crate::ipc::socket::SOCKET_MODE;
-use crate::node::Tuning;
+use crate::metrics::MetricsSetup;
+use crate::node::{DNS_PORT, Naming, Tuning};
 use nix::unistd::geteuid;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -31,12 +34,57 @@ pub(super) struct Setup {
     pub(super) mode: u32,
     pub(super) events_kept: usize,
     pub(super) tuning: Tuning,
+    /// The name server, unless there is to be none.
+    pub(super) dns: Option<DnsSetup>,
     pub(super) log: LogSetup,
+    pub(super) metrics: Option<MetricsSetup>,
     pub(super) teardown_time: Duration,
     /// What was read, to be compared when it is read again.
     pub(super) file: Config,
     /// What overrides the file.
     pub(super) args: DaemonArgs,
+}
+
+/// What the name server is made with.
+#[derive(Clone, Debug)]
+pub(super) struct DnsSetup {
+    pub(super) config: DnsConfig,
+    port: u16,
+    at_node: bool,
+    listen: Vec<SocketAddr>,
+}
+
+impl DnsSetup {
+    /// Beside the replaced daemon's companion, which answers at the address of the node itself, that one is left alone.
+    fn new(file: &Dns, system: System) -> Option<Self> {
+        let usual = DnsConfig::default();
+        let config = DnsConfig {
+            zones: file.zones.clone().unwrap_or(usual.zones),
+            search: file.search.clone(),
+            upstreams: file.upstreams.clone(),
+            split: file.split.clone(),
+            records: file.records.clone(),
+            ttl_secs: file.ttl_secs.unwrap_or(usual.ttl_secs),
+            negative_ttl_secs: file.negative_ttl_secs.unwrap_or(usual.negative_ttl_secs),
+            resolv_conf: usual.resolv_conf,
+        };
+        let (port, at_node) = (file.port.unwrap_or(DNS_PORT), system == System::Ginnel);
+        file.enabled.unwrap_or(true).then(|| Self { config, port, at_node, listen: file.listen.clone() })
+    }
+
+    /// Starts it. A node without one is better than none.
+    pub(super) fn start(&self) -> Option<Naming> {
+        match DnsServer::start(&self.config) {
+            Ok(server) => {
+                let naming = Naming::new(server, self.port, self.at_node, self.config.ttl_secs);
+                Some(naming.also_at(self.listen.clone()))
+            }
+            Err(error) => {
+                tracing::error!(%error, "names are not answered");
+                None
+            }
+        }
+    }
 }
 
 /// Reads the configuration file that `args` name, or the usual one.
@@ -72,12 +120,18 @@ impl Setup {
                 offloads_off,
                 ..Tuning::default()
             },
+            dns: DnsSetup::new(&file.dns, system),
             log: LogSetup {
                 format: args.log_format.or(file.log.format).unwrap_or_default(),
                 level: level(args, file),
                 files: log_dir.map(|dir| LogFilesSetup { dir, stem: system.log_stem(), keep }),
                 identifier: system.program(),
             },
+            metrics: file.metrics.listen.clone().map(|listen| MetricsSetup {
+                listen,
+                mode: file.metrics.mode.unwrap_or(SOCKET_MODE),
+                group: file.metrics.group.clone(),
+            }),
             teardown_time: TEARDOWN_TIME,
             file: file.clone(),
             args: args.clone(),
@@ -145,6 +199,17 @@ mod tests {
         assert_eq!((setup.log.format, setup.log.level.as_deref()), (LogFormat::Text, Some("debug")));
         let setup = Setup::new(&DaemonArgs::default(), &Config::default(), System::Ginnel, &root());
         assert_eq!((setup.socket, setup.mode, setup.log.files), ("/run/ginnel/ginneld.sock".into(), 0o660, None));
+    }
+
+    #[test]
+    fn the_name_server_is_made_as_the_file_says_and_leaves_the_companion_its_address() {
+        let said = file("[dns]\nport = 5353\nzones = [\"a\"]\nttl_secs = 9\nlisten = [\"127.0.0.1\"]\n");
+        let dns = DnsSetup::new(&said.dns, System::Ginnel).unwrap();
+        assert_eq!((dns.port, dns.at_node, dns.listen.len()), (5_353, true, 1));
+        assert_eq!((dns.config.zones, dns.config.ttl_secs, dns.config.negative_ttl_secs), (vec!["a".into()], 9, 1));
+        let dns = DnsSetup::new(&Dns::default(), System::Zlayer).unwrap();
+        assert_eq!((dns.port, dns.at_node, dns.config.zones.len()), (53, false, 2));
+        assert!(DnsSetup::new(&file("[dns]\nenabled = false\n").dns, System::Ginnel).is_none());
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod mark;
 pub(crate) mod neighbour;
 mod netlink;
 mod netns;
+pub(crate) mod ports;
 mod process;
 pub(crate) mod removals;
 pub(crate) mod request;

@@ -25,17 +25,26 @@ pub enum ConditionCode {
     FirewallHindered,
     /// New connections are turned away because the process has no descriptor left.
     DescriptorsExhausted,
+    /// Metrics are not served, because the address they are to be served at cannot be had.
+    MetricsFailed,
+    /// Names are not answered at the address of the subject.
+    DnsNotServed,
+    /// Names outside the overlay are not answered.
+    DnsUpstream,
 }
 
 impl ConditionCode {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 9] = [
         Self::ConfigInvalid,
         Self::RestartNeeded,
         Self::ConnectionsFull,
         Self::FirewallFailed,
         Self::FirewallHindered,
         Self::DescriptorsExhausted,
+        Self::MetricsFailed,
+        Self::DnsNotServed,
+        Self::DnsUpstream,
     ];
 
     /// Its word on the wire.
@@ -48,6 +57,9 @@ impl ConditionCode {
             Self::FirewallFailed => "firewall_failed",
             Self::FirewallHindered => "firewall_hindered",
             Self::DescriptorsExhausted => "descriptors_exhausted",
+            Self::MetricsFailed => "metrics_failed",
+            Self::DnsNotServed => "dns_not_served",
+            Self::DnsUpstream => "dns_upstream",
         }
     }
 }

@@ -5,8 +5,8 @@
 //! ```
 //!
 //! [`frame`] knows bytes, [`wire`] words, [`socket`] the file, [`server`] connections, [`access`] who may what,
-//! [`events`] and [`health`] what is told unasked, [`sync`] what is to be there, [`client`] the other end, [`blocking`] the
-//! same for code without a runtime. What a request does is not known here.
+//! [`events`] and [`health`] what is told unasked, [`sync`] what is to be there, [`tally`] what was asked, [`client`] the
+//! other end, [`blocking`] the same for code without a runtime. What a request does is not known here.
 
 pub mod access;
 pub mod blocking;
@@ -19,4 +19,5 @@ pub mod server;
 pub mod socket;
 pub mod stop;
 pub mod sync;
+pub mod tally;
 pub mod wire;

@@ -354,6 +354,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         let plan = self.plan(attachment, found)?;
         let attached = self.kit.host.attach(&plan, &found.netns).await;
         attached.map_err(|source| NodeError::Attach(Box::new(source)))?;
+        self.tell_domain(attachment, true);
         match name_of(attachment) {
             Some(name) => self.register_name(&name, attachment.ip).await,
             None => Ok(()),
@@ -411,6 +412,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             transaction,
         )?;
         let leaving = leaving.stored(self).await?;
+        self.tell_without_name(known);
         drop(names);
         if has_links(&known.handle) {
             if let Err(error) = self.kit.host.detach(&owner, &known.links).await {

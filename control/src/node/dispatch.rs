@@ -10,6 +10,7 @@ use super::global::Cluster;
 use super::host::Host;
 use super::key_store::KeyStore;
 use super::kit::Kit;
+use super::naming::Naming;
 use super::orders::Orders;
 use super::overlay::Overlay;
 use super::services::Services;
@@ -65,6 +66,7 @@ pub struct Node<M, H> {
     /// The firewall was given something to do.
     pub(super) fenced: AtomicBool,
     pub(super) board: HealthBoard,
+    pub(super) naming: Option<Naming>,
     /// For tasks that outlive a request.
     pub(super) itself: Weak<Node<M, H>>,
     pub(super) settings_order: tokio::sync::Mutex<()>,
@@ -89,7 +91,14 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         };
         let not_there = |op, missing| Err(NodeError::NotThere { op, missing });
         let op = request.op();
-        match request {
+        let moves_names = matches!(
+            request,
+            Request::SetupGlobalOverlay(_)
+                | Request::TeardownGlobalOverlay
+                | Request::SetupServiceOverlay { .. }
+                | Request::TeardownServiceOverlay { .. }
+        );
+        let answer = match request {
             Request::SetLocalNodeId { node_id } => {
                 done(self.tell_settings(|settings| settings.node_id = Some(node_id)).await)
             }
@@ -165,7 +174,11 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             | Request::EndSync { .. }
             | Request::Gc(_)
             | Request::Health => not_there(op, "way to it but the socket"),
+        };
+        if moves_names {
+            self.serve_names();
         }
+        answer
     }
 
     async fn set_up(&self, setup: &SetupGlobalOverlay) -> Result<Response, NodeError> {
@@ -182,6 +195,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             boot_id: Some(self.boot_id.clone()),
             version: Some(env!("CARGO_PKG_VERSION").to_owned()),
             node_id: self.settings().node_id,
+            dns: self.naming_status(),
             ..status::snapshot(self).await
         }
     }
@@ -204,7 +218,9 @@ impl<M: DeviceMaker, H: Host> Handler for Node<M, H> {
     }
 
     async fn retain(&self, keep: &Keep) -> Result<Vec<ObjectName>, Fault> {
-        self.retain_kept(keep).await.map_err(|error| Fault::new(error.code(), error.to_string()))
+        let gone = self.retain_kept(keep).await;
+        self.serve_names();
+        gone.map_err(|error| Fault::new(error.code(), error.to_string()))
     }
 
     fn boot_id(&self) -> String {

@@ -306,6 +306,7 @@ impl OverlayDevice for FakeDevice {
                 .collect(),
             totals: Vec::new(),
             workers: self.options.workers.max(1),
+            cipher: "none",
         }
     }
 }

@@ -8,6 +8,7 @@ use super::dispatch::Node;
 use super::error::NodeError;
 use super::host::Host;
 use super::name::interface_name;
+use super::naming::Naming;
 use crate::firewall::{
     Change, Clients, Container, ContainerLink, Desired, Listen, NetworkId, Protocol, Role, Service as HostService,
 };
@@ -19,7 +20,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
 
 /// The UDP and TCP port of the name server (RFC 1035, section 4.2).
-pub(super) const DNS_PORT: u16 = 53;
+pub const DNS_PORT: u16 = 53;
 
 /// Numbers of isolation networks. They mean something to the firewall of this process only.
 #[derive(Debug, Default)]
@@ -163,8 +164,10 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             return desired;
         }
         desired.prefixes.insert(self.cluster().cluster);
-        for protocol in [Protocol::Udp, Protocol::Tcp] {
-            desired.services.insert(HostService { protocol, port: DNS_PORT, clients: Clients::Overlay });
+        for port in [Some(DNS_PORT), self.naming.as_ref().map(Naming::port)].into_iter().flatten() {
+            for protocol in [Protocol::Udp, Protocol::Tcp] {
+                desired.services.insert(HostService { protocol, port, clients: Clients::Overlay });
+            }
         }
         for attachment in tables.all::<Attachment>() {
             match self.container(tables, attachment) {

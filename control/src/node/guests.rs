@@ -82,8 +82,13 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             _ => self.admit_host_shared(known).await,
         };
         match restored {
-            // Its overlay is down. What is made for it comes with that.
-            Ok(_) | Err(NodeError::NoGlobalOverlay(_)) => {}
+            Ok(_) => {}
+            // Its overlay is down. What is made for it comes with that, unless it was not yet a peer.
+            Err(NodeError::NoGlobalOverlay(_)) => {
+                if guest_key(known).is_some() && self.home_of(known).is_none() {
+                    self.mend_later();
+                }
+            }
             Err(error) => {
                 tracing::error!(%error, attachment = known.handle.key(), "a workload that was attached before cannot be yet");
                 self.mend_later();

@@ -208,7 +208,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             let items = tables.all::<Name>().map(|known| DnsItem {
                 name: known.name.clone(),
                 addresses: known.addresses.clone(),
-                ttl_secs: 0,
+                ttl_secs: self.names_ttl_secs(),
             });
             items.collect()
         });

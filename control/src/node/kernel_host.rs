@@ -50,7 +50,7 @@ impl KernelHost {
 
 /// Name of the instance whose state is in `state_dir`: the same at every start, also where the state itself was lost, so
 /// that what it left behind is known again.
-fn instance_of(state_dir: &Path) -> String {
+pub(crate) fn instance_of(state_dir: &Path) -> String {
     let path = std::path::absolute(state_dir).unwrap_or_else(|_| state_dir.to_owned());
     let mut hasher = SipHasher13::new();
     hasher.write(path.as_os_str().as_bytes());

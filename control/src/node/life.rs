@@ -20,6 +20,7 @@ use super::host::Host;
 use super::key_store::KeyStore;
 use super::kit::{Kit, Tuning};
 use super::mtu::PacketSize;
+use super::naming::Naming;
 use super::overlay::Overlay;
 use crate::host::Endings;
 use crate::ipam::{AddressBook, Lease as IpamLease};
@@ -54,6 +55,8 @@ pub struct NodeOptions {
     pub events: EventHub,
     /// Where it says what is wrong.
     pub board: HealthBoard,
+    /// What answers names, if anything does.
+    pub naming: Option<Naming>,
 }
 
 impl NodeOptions {
@@ -65,6 +68,7 @@ impl NodeOptions {
             tuning: Tuning::default(),
             events: EventHub::default(),
             board: HealthBoard::default(),
+            naming: None,
         }
     }
 }
@@ -75,7 +79,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
     /// # Errors
     /// [`StoreError`] where the state cannot be read. That something cannot be brought up is no error.
     pub async fn open(maker: M, host: H, options: NodeOptions) -> Result<Arc<Self>, StoreError> {
-        let NodeOptions { state_dir, marker_dir, tuning, events, board } = options;
+        let NodeOptions { state_dir, marker_dir, tuning, events, board, naming } = options;
         let (store, _report) = open_store(&state_dir).await?;
         let marker = marker_dir.map(|dir| tokio::sync::Mutex::new(Marker::new(&dir)));
         let (cluster, book) = store.read(|tables| restore_book(tables, &tuning));
@@ -109,6 +113,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             fence_wanted: AtomicBool::new(false),
             fenced: AtomicBool::new(false),
             board,
+            naming,
             itself: itself.clone(),
             gate: Default::default(),
             stopping: AtomicBool::new(false),
@@ -116,6 +121,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         });
         node.read_marker().await;
         node.claim_ports();
+        node.load_names();
         node.restore().await;
         node.look_at_paths().await;
         node.start_tidying();
@@ -163,6 +169,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
     }
 
     async fn leave_kernel(&self) {
+        self.stop_naming();
         self.overlay.stop().await;
         for (_, overlay) in self.service_overlays() {
             overlay.stop().await;
@@ -185,6 +192,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         }
         self.restore_global().await;
         tasks.join_all().await;
+        self.serve_names();
         self.fence_all_or_complain().await;
         let mut tasks = JoinSet::new();
         for known in self.kit.store.all::<Attachment>() {
@@ -225,6 +233,9 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
                 }
                 if node.is_fenced() {
                     heals = node.look_at_firewall(heals).await;
+                }
+                if let Ok(_gate) = node.enter().await {
+                    node.serve_names();
                 }
             }
         });

@@ -5,6 +5,7 @@
 //!               │                          ├──────► Host            addresses, routes, bridges
 //!               │                          └─ PeerBook, Care        who is in it, and how they are
 //!               ├─ addresses ─────────────► AddressBook (ipam)
+//!               ├─ names ─────────────────► DnsServer (dns)
 //!               └─ everything ────────────► Store (state)           on disk before it is anywhere else
 //! ```
 //!
@@ -47,6 +48,7 @@ mod mend;
 mod mtu;
 mod name;
 mod names;
+mod naming;
 mod orders;
 mod overlay;
 mod peers;
@@ -57,7 +59,8 @@ mod services;
 mod settings;
 mod status;
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(not(test), expect(dead_code, reason = "fuzz targets turn few of the knobs that tests do"))]
 pub(crate) mod fake;
 #[cfg(test)]
 mod fake_host;
@@ -68,11 +71,14 @@ pub use address::{DEFAULT_CLUSTER, Plan};
 pub use device::{DeviceMaker, OverlayDevice};
 pub use dispatch::Node;
 pub use error::NodeError;
+pub use fence::DNS_PORT;
 pub use host::Host;
 pub use kernel::KernelDevices;
 pub use kernel_host::KernelHost;
+pub(crate) use kernel_host::instance_of;
 pub use key_store::{KeyStore, KeyStoreError};
 pub use kit::Tuning;
 pub use life::NodeOptions;
 pub use name::interface_name;
+pub use naming::Naming;
 pub use overlay::Overlay;

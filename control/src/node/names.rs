@@ -4,6 +4,7 @@ use super::device::DeviceMaker;
 use super::dispatch::Node;
 use super::error::NodeError;
 use super::host::Host;
+use crate::dns::{NameFault, canonical};
 use crate::state::{Attachment, Kind, Name, Transaction};
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -13,12 +14,6 @@ const NAMES_MAX: usize = 100_000;
 
 /// Addresses of one name. An answer over UDP holds about as many of the larger kind (RFC 6891 with 1,232 bytes).
 const ADDRESSES_MAX: usize = 32;
-
-/// Longest name, without the dot at its end (RFC 1035, section 2.3.4).
-const NAME_BYTES_MAX: usize = 253;
-
-/// Longest label.
-const LABEL_BYTES_MAX: usize = 63;
 
 impl<M: DeviceMaker, H: Host> Node<M, H> {
     /// Gives a name an address, beside those it has.
@@ -37,7 +32,9 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             return Err(NodeError::TooMany { what: "addresses of this name", max: ADDRESSES_MAX });
         }
         addresses.push(ip);
-        self.kit.commit(Transaction::new().put(Name { name, addresses })).await
+        self.kit.commit(Transaction::new().put(Name { name: name.clone(), addresses: addresses.clone() })).await?;
+        self.tell_name(&name, &addresses);
+        Ok(())
     }
 
     /// Takes a name away, with all its addresses. One that is not there is gone already.
@@ -47,7 +44,9 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         if self.kit.store.find::<Name>(&name).is_none() {
             return Ok(());
         }
-        self.kit.commit(Transaction::new().delete::<Name>(name)).await
+        self.kit.commit(Transaction::new().delete::<Name>(name.as_str())).await?;
+        self.tell_name(&name, &[]);
+        Ok(())
     }
 
     /// Adds to `transaction` that a workload has its name no more. To be called by whoever has the order of the names, until
@@ -62,12 +61,21 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         }
     }
 
+    /// Has the name server answer without what [`Node::without_name`] took away.
+    pub(super) fn tell_without_name(&self, attachment: &Attachment) {
+        self.tell_domain(attachment, false);
+        if let Some(name) = name_of(attachment).and_then(|name| normalize(&name).ok()) {
+            let left = self.kit.store.find::<Name>(&name).map(|known| known.addresses).unwrap_or_default();
+            self.tell_name(&name, &left);
+        }
+    }
+
     /// Takes the names away that `keeps` says no to, which it is asked when no other change is in progress. Returns them.
     pub(super) async fn retain_names(&self, keeps: impl Fn(&str) -> bool) -> Result<Vec<String>, NodeError> {
         let _order = self.names_order.lock().await;
         // Those of workloads go with them.
         let own: HashSet<_> = self.kit.store.all::<Attachment>().iter().filter_map(own_name).collect();
-        let mut gone = Vec::new();
+        let (mut gone, mut fewer) = (Vec::new(), Vec::new());
         let mut transaction = Transaction::new();
         for mut known in self.kit.store.all::<Name>().into_iter().filter(|known| !keeps(&known.name)) {
             let name = known.name.clone();
@@ -77,10 +85,13 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
                 transaction = transaction.delete::<Name>(name.clone());
                 gone.push(name);
             } else if known.addresses.len() < before {
+                fewer.push((name, known.addresses.clone()));
                 transaction = transaction.put(known);
             }
         }
         self.kit.commit(transaction).await?;
+        fewer.iter().for_each(|(name, left)| self.tell_name(name, left));
+        gone.iter().for_each(|name| self.tell_name(name, &[]));
         Ok(gone)
     }
 }
@@ -97,24 +108,7 @@ fn own_name(attachment: &Attachment) -> Option<(String, IpAddr)> {
 
 /// The name in lower case and without the dot at its end.
 fn normalize(text: &str) -> Result<String, NodeError> {
-    let bad = |reason| NodeError::DnsName { name: text.to_owned(), reason };
-    let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
-    if name.is_empty() || name.len() > NAME_BYTES_MAX {
-        return Err(bad("it needs 1 to 253 characters"));
-    }
-    for label in name.split('.') {
-        if label.is_empty() || label.len() > LABEL_BYTES_MAX {
-            return Err(bad("each part between dots needs 1 to 63 characters"));
-        }
-        // Underscores are no host names, but service names have them (RFC 8552).
-        if !label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)) {
-            return Err(bad("letters, digits, '-' and '_' are allowed"));
-        }
-        if label.starts_with('-') || label.ends_with('-') {
-            return Err(bad("no part begins or ends with '-'"));
-        }
-    }
-    Ok(name)
+    canonical(text).map_err(|NameFault(reason)| NodeError::DnsName { name: text.to_owned(), reason })
 }
 
 #[cfg(test)]
@@ -122,20 +116,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_one_whatever_their_case_and_last_dot() {
-        for text in ["web.prod.local", "Web.PROD.local.", "_http._tcp.web", "a", "1.2", "xn--bcher-kva.example"] {
-            let name = normalize(text).unwrap();
-            assert_eq!(name, text.trim_end_matches('.').to_lowercase());
-        }
-    }
-
-    #[test]
-    fn what_is_no_name_is_refused() {
-        let long = "a".repeat(64);
-        let longer = ["a".repeat(63).as_str(); 4].join(".");
-        for text in ["", ".", "..", "a..b", ".a", "a b", "a/b", "é", "-a", "a-.b", "a\0", "*.a", &long, &longer] {
-            let error = normalize(text).unwrap_err().to_string();
-            assert!(error.starts_with("invalid DNS name"), "{error}");
-        }
+    fn what_is_no_name_is_refused_with_its_text_and_why() {
+        let error = normalize("a b.").unwrap_err().to_string();
+        assert!(error.starts_with("invalid DNS name \"a b.\": letters"), "{error}");
+        assert_eq!(normalize("Web.PROD.local.").unwrap(), "web.prod.local");
     }
 }

@@ -47,6 +47,7 @@ pub(super) async fn snapshot<M: DeviceMaker, H: Host>(node: &Node<M, H>) -> Stat
         status.drops = drops.map(|(reason, packets)| (reason.name().to_owned(), *packets)).collect();
         status.offloads = offloads(&device);
         status.workers = u32::try_from(device.workers).ok();
+        status.cipher = Some(device.cipher.to_owned());
         status.totals.extend(device.totals.iter().map(|&(name, count)| (name.to_owned(), count)));
     }
     status

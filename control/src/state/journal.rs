@@ -110,7 +110,7 @@ pub(super) fn write_transaction(text: &mut Vec<u8>, number: u64, after: u64, tra
 }
 
 /// Appends a whole file that says what `tables` do. Returns the number of its last line.
-pub(super) fn write_snapshot(text: &mut Vec<u8>, id: &str, tables: &Tables) -> u64 {
+pub(crate) fn write_snapshot(text: &mut Vec<u8>, id: &str, tables: &Tables) -> u64 {
     let count = tables.len() as u64;
     write_header(text, id, count);
     // One object a line, so that damage to a line costs one object.
@@ -134,7 +134,7 @@ fn write_line(text: &mut Vec<u8>, content: &impl Serialize) {
 
 /// The checksum of any content: SipHash with a zero key, 64 bits that any change of the content changes, but for one chance in 2⁶⁴. It guards against
 /// accidents; whoever can write the file needs no collision.
-pub(super) fn checksum(content: &[u8]) -> String {
+pub(crate) fn checksum(content: &[u8]) -> String {
     let mut hasher = SipHasher13::new_with_keys(0, 0);
     hasher.write(content);
     format!("{:016x}", hasher.finish())

@@ -32,7 +32,7 @@
 //! the lock against a second daemon (`daemon`).
 
 mod file;
-mod journal;
+pub(crate) mod journal;
 mod marker;
 mod record;
 mod records;

@@ -137,6 +137,7 @@ pub(crate) fn empty_state(name: &str) -> DeviceState {
         drops: Vec::new(),
         totals: Vec::new(),
         workers: 1,
+        cipher: "none",
     }
 }
 

@@ -3,6 +3,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod names;
 mod world;
 
 use common::machine::in_private_machine;

@@ -2,6 +2,8 @@
 
 pub mod coalesce;
 mod merge;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod naive;
 pub mod segment;
 #[cfg(test)]
 mod twin;

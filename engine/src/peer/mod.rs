@@ -1,6 +1,5 @@
 //! Peers: who they are, where they are, and their keys in use.
 
-pub mod boringtun;
 pub mod noise;
 mod table;
 

@@ -1,11 +1,17 @@
-//! The seam behind which the Noise handshake and the cipher live. The engine asks for batches and never sees a key
-//! schedule; a faster cipher, another Noise core or a null cipher for benches is one more implementation.
+//! The seam behind which the handshake and the cipher live. The worker asks for batches and never sees a key schedule;
+//! [`crate::noise::Core`] is the implementation, a null cipher for benches another.
+//!
+//! Every call says what time it is: a worker has one moment per turn.
 
 use crate::drops::DropReason;
 use crate::key::{PresharedKey, PrivateKey, PublicKey};
+use crate::noise::random::{Random, Seed};
+use crate::noise::stamp::Stamps;
 use crate::offload::Plaintexts;
-use std::net::IpAddr;
-use std::time::Duration;
+use crate::tick::Tick;
+use crate::wire::message::COOKIE_BYTES;
+use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// 24 bits, unique among the sessions of a device, that name a peer on the wire: the upper 24 of every session index the
 /// peer hands out. Its lowest bits name the worker that owns the peer, so byte 5 of a data message says whose it is.
@@ -37,7 +43,7 @@ pub trait Arrival {
     /// The next datagram, with room for the packet in it. All are data messages of one session.
     fn next(&mut self) -> Option<(&[u8], &mut [u8])>;
 
-    /// The datagram was authentic; its packet is in the first `bytes` of the room. 0 for a keepalive.
+    /// The datagram was authentic; its packet, padding included, is in the first `bytes` of the room. 0 for a keepalive.
     fn opened(&mut self, bytes: usize);
 
     /// The datagram was not accepted.
@@ -56,77 +62,80 @@ pub enum Handshake {
 /// What the timers of a peer said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pulse {
-    /// A handshake is under way: ask again in [`Noise::PULSE`].
-    Asking,
-    /// There are keys: ask again in [`Noise::PULSE`] while there is traffic, and now and then without.
-    Keyed,
-    /// There was no answer for too long; everything queued is gone.
+    /// Nothing that anybody has to know.
+    Fine,
+    /// There was no answer to a handshake for too long; everything that waited for it is gone.
     Abandoned,
-    /// Neither keys nor a handshake: nothing to ask for until there is a packet.
-    Dormant,
 }
 
 /// The sessions of one peer.
 pub trait Noise: Sized {
-    /// What all peers of a device share: the private key and the defence against floods.
-    type Identity: Clone;
+    /// What all peers of a worker share: the private key and the defence against floods.
+    type Identity;
 
-    /// How often [`Self::pulse`] has to be asked while there is traffic.
-    const PULSE: Duration;
+    /// The name of the cipher, for status.
+    const CIPHER: &'static str;
 
-    /// Prepares an identity.
-    fn identity(key: &PrivateKey) -> Self::Identity;
+    /// Prepares an identity. `seed` and `stamps` are those of the device, `random` of nobody else.
+    fn identity(key: &PrivateKey, seed: &Seed, random: Random, stamps: &Arc<Stamps>) -> Self::Identity;
 
     /// A peer without sessions.
-    fn new(identity: &Self::Identity, peer: &PublicKey, preshared: Option<&PresharedKey>, base: SessionBase) -> Self;
+    fn new(
+        identity: &mut Self::Identity,
+        peer: &PublicKey,
+        preshared: Option<&PresharedKey>,
+        base: SessionBase,
+    ) -> Self;
 
-    /// Looks at a handshake message before anything is spent on it: MACs, and a cookie where there are too many. A cookie
-    /// to be sent is written to `reply` and its length returned.
+    /// Looks at an initiation or response before anything is spent on it: MACs, and a cookie where there are too many. A
+    /// cookie to be sent is written to `reply` and its length returned.
     ///
     /// # Errors
     /// Why the message is to be dropped.
     fn screen(
-        identity: &Self::Identity,
-        from: IpAddr,
+        identity: &mut Self::Identity,
+        now: Tick,
+        from: SocketAddr,
         message: &[u8],
-        reply: &mut [u8; 64],
+        reply: &mut [u8; COOKIE_BYTES],
     ) -> Result<usize, DropReason>;
 
     /// Who sent an initiation that [`Self::screen`] let pass.
     fn initiator(identity: &Self::Identity, message: &[u8]) -> Option<PublicKey>;
 
-    /// About once a second: renews the budget of [`Self::screen`].
-    fn refresh(identity: &Self::Identity);
+    /// Has another preshared key mixed into handshakes from now on; sessions serve until there are new ones. True where
+    /// those should be asked for at once.
+    fn set_preshared(&mut self, preshared: Option<&PresharedKey>) -> bool;
 
     /// Whether packets can be sealed now. Otherwise [`Self::seal`] queues a few and asks for a handshake.
-    fn ready(&self) -> bool;
+    fn ready(&self, now: Tick) -> bool;
 
     /// Seals packets in order.
-    fn seal(&mut self, packets: &mut impl Plaintexts, departure: &mut impl Departure);
+    fn seal(&mut self, now: Tick, packets: &mut impl Plaintexts, departure: &mut impl Departure);
 
     /// Sends an empty packet, or asks for a handshake.
-    fn keepalive(&mut self, departure: &mut impl Departure);
+    fn keepalive(&mut self, now: Tick, departure: &mut impl Departure);
 
-    /// Opens data messages in order.
-    fn open(&mut self, arrival: &mut impl Arrival);
+    /// Opens data messages of the session with our index `receiver`, in order. True where the peer used the session for the
+    /// first time: the handshake is complete, and [`Self::confirmed`] has something to do.
+    fn open(&mut self, now: Tick, receiver: u32, arrival: &mut impl Arrival) -> bool;
 
-    /// Called after [`Self::open`] accepted packets of a session not seen before: what waited for it is sent.
-    fn confirmed(&mut self, departure: &mut impl Departure);
+    /// Sends what waited for the session.
+    fn confirmed(&mut self, now: Tick, departure: &mut impl Departure);
 
     /// Handles a screened handshake message.
     ///
     /// # Errors
     /// Why the message was dropped.
-    fn handshake(
-        &mut self,
-        from: IpAddr,
-        message: &[u8],
-        departure: &mut impl Departure,
-    ) -> Result<Handshake, DropReason>;
+    fn handshake(&mut self, now: Tick, message: &[u8], departure: &mut impl Departure)
+    -> Result<Handshake, DropReason>;
 
     /// Begins a handshake unless one is under way.
-    fn initiate(&mut self, departure: &mut impl Departure);
+    fn initiate(&mut self, now: Tick, departure: &mut impl Departure);
 
-    /// Runs the timers.
-    fn pulse(&mut self, departure: &mut impl Departure) -> Pulse;
+    /// Does what is due.
+    fn pulse(&mut self, now: Tick, departure: &mut impl Departure) -> Pulse;
+
+    /// When [`Self::pulse`] has something to do next, if nothing else happens until then.
+    fn due(&self) -> Option<Tick>;
 }

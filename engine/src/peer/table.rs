@@ -6,6 +6,7 @@
 use super::noise::{Noise, SessionBase};
 use crate::frame::Endpoint;
 use crate::key::{PresharedKey, PublicKey};
+use crate::noise::random::Random;
 use crate::stats::PeerStats;
 use crate::tick::Tick;
 use std::collections::HashMap;
@@ -32,11 +33,9 @@ pub struct Peer<N> {
     pub key: PublicKey,
     /// Mixed into its next handshake.
     pub preshared: Option<PresharedKey>,
-    /// Its sessions; `None` before they are first needed, and while the device has no identity. Boxed, because they are
-    /// 10 KiB and most peers of a large overlay are silent.
+    /// Its sessions; `None` before they are first needed, and while the device has no identity. Boxed, because most peers
+    /// of a large overlay are silent.
     pub sessions: Option<Box<Sessions<N>>>,
-    /// Its sessions from before the last change of the preshared key.
-    pub retired: Option<Retired<N>>,
     /// Where its datagrams go.
     pub endpoint: Option<Endpoint>,
     /// Between persistent keepalives.
@@ -45,23 +44,10 @@ pub struct Peer<N> {
     pub stats: Arc<PeerStats>,
     /// When an authenticated datagram last went either way.
     pub traversed: Tick,
-    /// When the timers last ran.
-    pub pulsed: Tick,
     /// The entry of this peer in the timer queue that counts.
     pub due: Option<Tick>,
     /// Its path refuses trains until then.
     pub singly_until: Tick,
-}
-
-/// Sessions made with keys that are not to be used for another handshake. They serve until the new ones are ready, no
-/// longer than a session may live, and to receive a moment longer than it takes the new ones to be ready.
-pub struct Retired<N> {
-    /// The sessions.
-    pub sessions: Box<Sessions<N>>,
-    /// When they end at the latest.
-    pub until: Tick,
-    /// Packets were sealed with them since new ones were last asked for.
-    pub used: bool,
 }
 
 /// Noise state with the session base it was made for.
@@ -70,22 +56,6 @@ pub struct Sessions<N> {
     pub base: SessionBase,
     /// The handshake and the ciphers.
     pub noise: N,
-    /// The newest session index that a packet or response has confirmed.
-    pub confirmed: Option<u32>,
-}
-
-impl<N> Sessions<N> {
-    /// Notes that `index` is in use; true where that is news. Indices of a base count up in their low byte, wrapping.
-    pub fn confirm(&mut self, index: u32) -> bool {
-        let newer = self.confirmed.is_none_or(|known| {
-            let ahead = index.wrapping_sub(known) & 0xff;
-            ahead != 0 && ahead < 0x80
-        });
-        if newer {
-            self.confirmed = Some(index);
-        }
-        newer
-    }
 }
 
 /// All peers of a worker.
@@ -93,22 +63,22 @@ pub struct PeerTable<N> {
     slots: Vec<Option<Peer<N>>>,
     by_base: HashMap<SessionBase, PeerRef>,
     by_key: HashMap<PublicKey, PeerRef>,
-    random: u64,
+    random: Random,
     worker: u32,
     workers: u32,
     worker_mask: u32,
 }
 
 impl<N: Noise> PeerTable<N> {
-    /// An empty table for worker number `worker` of `workers`. `seed` makes session indices hard to guess; it comes from
-    /// outside because the engine asks no system for random numbers.
+    /// An empty table for worker number `worker` of `workers`. `random` makes session indices hard to
+    /// guess.
     #[must_use]
-    pub fn new(worker: u32, workers: u32, seed: u64) -> Self {
+    pub fn new(worker: u32, workers: u32, random: Random) -> Self {
         Self {
             slots: Vec::new(),
             by_base: HashMap::new(),
             by_key: HashMap::new(),
-            random: seed,
+            random,
             worker,
             workers: workers.max(1),
             worker_mask: workers.next_power_of_two() - 1,
@@ -162,12 +132,10 @@ impl<N: Noise> PeerTable<N> {
             key,
             preshared: None,
             sessions: None,
-            retired: None,
             endpoint: None,
             keepalive: None,
             stats,
             traversed: Tick::default(),
-            pulsed: Tick::default(),
             due: None,
             singly_until: Tick::default(),
         });
@@ -181,53 +149,27 @@ impl<N: Noise> PeerTable<N> {
         let Some(peer) = usize::try_from(id.0).ok().and_then(|at| self.slots.get_mut(at)).and_then(Option::take) else {
             return;
         };
-        for sessions in peer.sessions.iter().chain(peer.retired.iter().map(|retired| &retired.sessions)) {
+        if let Some(sessions) = peer.sessions {
             self.by_base.remove(&sessions.base);
         }
     }
 
     /// Gives the peer sessions under a new base if it has none.
-    pub fn prepare(&mut self, id: PeerRef, identity: &N::Identity) {
+    pub fn prepare(&mut self, id: PeerRef, identity: &mut N::Identity) {
         if self.peer_mut(id).is_none_or(|peer| peer.sessions.is_some()) {
             return;
         }
         let base = self.draw_base();
         let Some(peer) = self.peer_mut(id) else { return };
         let noise = N::new(identity, &peer.key, peer.preshared.as_ref(), base);
-        peer.sessions = Some(Box::new(Sessions { base, noise, confirmed: None }));
+        peer.sessions = Some(Box::new(Sessions { base, noise }));
         self.by_base.insert(base, id);
-    }
-
-    /// Keeps the sessions of a peer until `until`, to be used while its next ones are not ready. Those that are of no use
-    /// are dropped.
-    pub fn retire(&mut self, id: PeerRef, until: Tick) {
-        let Some(peer) = self.peer_mut(id) else { return };
-        let dropped = match peer.sessions.take() {
-            Some(sessions) if sessions.noise.ready() => {
-                let older = peer.retired.replace(Retired { sessions, until, used: false });
-                older.map(|older| older.sessions.base)
-            }
-            // Never became ready: what was retired before goes on serving.
-            old => old.map(|old| old.base),
-        };
-        if let Some(base) = dropped {
-            self.by_base.remove(&base);
-        }
     }
 
     /// Ends all sessions of a peer.
     pub fn end_sessions(&mut self, id: PeerRef) {
-        let Some(peer) = self.peer_mut(id) else { return };
-        let ended = [peer.sessions.take(), peer.retired.take().map(|retired| retired.sessions)];
-        for sessions in ended.into_iter().flatten() {
-            self.by_base.remove(&sessions.base);
-        }
-    }
-
-    /// Forgets the retired sessions of a peer.
-    pub fn drop_retired(&mut self, id: PeerRef) {
-        if let Some(retired) = self.peer_mut(id).and_then(|peer| peer.retired.take()) {
-            self.by_base.remove(&retired.sessions.base);
+        if let Some(ended) = self.peer_mut(id).and_then(|peer| peer.sessions.take()) {
+            self.by_base.remove(&ended.base);
         }
     }
 
@@ -237,15 +179,10 @@ impl<N: Noise> PeerTable<N> {
         self.slots.iter().flatten().map(|peer| peer.id).collect()
     }
 
-    /// A free random base whose low bits name this worker (splitmix64).
+    /// A free random base whose low bits name this worker.
     fn draw_base(&mut self) -> SessionBase {
         loop {
-            self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut mixed = self.random;
-            mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-            mixed ^= mixed >> 31;
-            let base = SessionBase(mixed as u32 >> 8 & !self.worker_mask | self.worker);
+            let base = SessionBase(self.random.number() as u32 >> 8 & !self.worker_mask | self.worker);
             if !self.by_base.contains_key(&base) {
                 return base;
             }

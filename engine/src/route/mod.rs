@@ -62,8 +62,12 @@ mod arena;
 mod bits;
 mod compact;
 mod iter;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod naive;
 mod node;
 mod removal;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod sound;
 #[cfg(test)]
 mod tests;
 mod trie;

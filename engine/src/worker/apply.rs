@@ -12,10 +12,6 @@ use crate::port::{Link, Tun};
 use crate::tick::Tick;
 use std::time::Duration;
 
-/// How long sessions survive a change of the preshared key at most when no new handshake comes: the life of a session
-/// (paper, section 6.1, `REJECT_AFTER_TIME`). What is left of their own life may be less, which their timers know.
-const RETIRED_FOR: Duration = Duration::from_secs(180);
-
 /// Commands per turn: packets are not kept waiting for more.
 const COMMANDS_PER_TURN: usize = 8;
 
@@ -60,10 +56,11 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
             Operation::RemovePeer(peer, key) => self.peers.remove(*peer, key),
             Operation::SetPresharedKey(id, key) => {
                 let Some(peer) = self.peers.peer_mut(*id).filter(|peer| peer.preshared != *key) else { return };
-                let retire_until = self.now + RETIRED_FOR;
                 peer.preshared.clone_from(key);
-                self.peers.retire(*id, retire_until);
-                self.ask_anew(*id);
+                let Some(sessions) = &mut peer.sessions else { return };
+                if sessions.noise.set_preshared(key.as_ref()) {
+                    self.initiate(*id);
+                }
             }
             Operation::SetEndpoint(id, to) => {
                 let Some(peer) = self.peers.peer_mut(*id) else { return };
@@ -90,24 +87,22 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
     }
 
     fn set_identity(&mut self, key: Option<&PrivateKey>) {
-        self.identity = key.map(N::identity);
+        let random = self.random.fork();
+        self.identity = key.map(|key| N::identity(key, &self.wiring.seed, random, &self.wiring.stamps));
         for id in self.peers.ids() {
             self.peers.end_sessions(id);
             self.wake(id);
         }
     }
 
-    /// After a change of the preshared key: where there was a session, the next one is asked for at once.
-    fn ask_anew(&mut self, id: PeerRef) {
-        if self.peers.peer_mut(id).is_none_or(|peer| peer.retired.is_none()) {
-            return;
-        }
-        self.prepare(id);
+    /// Begins a handshake with a peer that has sessions and an endpoint.
+    fn initiate(&mut self, id: PeerRef) {
+        let now = self.now;
         let Some(peer) = self.peers.peer_mut(id) else { return };
         let (Some(endpoint), Some(sessions)) = (peer.endpoint, &mut peer.sessions) else { return };
         let mut departure = Departure::new(&mut self.outbox, &mut self.link, &self.wiring.stats, NOBODY, endpoint);
-        sessions.noise.initiate(&mut departure);
-        peer.traversed = self.now;
-        self.wake(id);
+        sessions.noise.initiate(now, &mut departure);
+        peer.traversed = now;
+        self.arm(id);
     }
 }

@@ -16,7 +16,7 @@ use crate::port::{Link, Transport, Tun, TunRefusal, UnitMeta};
 use crate::route::AllowedIps;
 use crate::stats::{WorkerStats, bump};
 use crate::wire::ip::{self, IpHeader};
-use crate::wire::message::{self, DATA_OVERHEAD, Message};
+use crate::wire::message::{self, COOKIE_BYTES, DATA_OVERHEAD, Message};
 use std::net::IpAddr;
 
 impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
@@ -97,15 +97,9 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
     fn open(&mut self, received: &Received, stride: usize, run: &[u8], receiver: u32) {
         let base = SessionBase::of_index(receiver);
         let Some(id) = self.local(base, received, false, run) else { return };
-        self.touch(id);
         let now = self.now;
         let Some(peer) = self.peers.peer_mut(id) else { return };
-        let count = run.len().div_ceil(stride) as u64;
-        let (sessions, retired) = match (&mut peer.sessions, &mut peer.retired) {
-            (Some(sessions), _) if sessions.base == base => (sessions, false),
-            (_, Some(retired)) if retired.sessions.base == base && retired.until > now => (&mut retired.sessions, true),
-            _ => return self.drop_packets(DropReason::InboundUnknownIndex, count),
-        };
+        let Some(sessions) = &mut peer.sessions else { return };
         let mut arrival = Arrival {
             train: run,
             stride,
@@ -119,7 +113,7 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
             packets: 0,
             current: 0,
         };
-        sessions.noise.open(&mut arrival);
+        let confirmed = sessions.noise.open(now, receiver, &mut arrival);
         let (authentic, packets) = (arrival.authentic, arrival.packets);
         if authentic.datagrams == 0 {
             return;
@@ -127,21 +121,21 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
         peer.traversed = now;
         bump(&peer.stats.rx_bytes, authentic.bytes);
         bump(&peer.stats.rx_packets, packets);
-        // A session that was retired before its first packet came completes nothing: the new keys are still waited for.
-        let news = sessions.confirm(receiver) && !retired;
         self.heard_from(id, received);
-        if news {
+        if confirmed {
             self.confirm(id);
         }
+        self.arm(id);
     }
 
     /// A session is used by its peer for the first time: it is confirmed, and what waited for it can go.
     fn confirm(&mut self, id: PeerRef) {
         self.completed(id);
+        let now = self.now;
         let Some(peer) = self.peers.peer_mut(id) else { return };
         let (Some(sessions), Some(endpoint)) = (&mut peer.sessions, peer.endpoint) else { return };
         let mut departure = Departure::new(&mut self.outbox, &mut self.link, &self.wiring.stats, id.0, endpoint);
-        sessions.noise.confirmed(&mut departure);
+        sessions.noise.confirmed(now, &mut departure);
         bump(&peer.stats.tx_bytes, departure.sent.bytes);
         bump(&peer.stats.tx_packets, departure.sent.datagrams);
     }
@@ -162,7 +156,7 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
 
     /// Checks a handshake message before anything is spent on it. True where it may go on.
     fn screen(&mut self, received: &Received, message: &[u8]) -> bool {
-        let Some(identity) = &self.identity else {
+        let Some(identity) = &mut self.identity else {
             self.drop_packets(DropReason::InboundUnknownPeer, 1);
             return false;
         };
@@ -170,8 +164,8 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
             self.drop_packets(DropReason::InboundHandshakeOverload, 1);
             return false;
         }
-        let mut cookie = [0; 64];
-        match N::screen(identity, received.from.ip(), message, &mut cookie) {
+        let mut cookie = [0; COOKIE_BYTES];
+        match N::screen(identity, self.now, received.from, message, &mut cookie) {
             Ok(0) => {
                 self.handshakes_left -= 1;
                 true
@@ -221,7 +215,7 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
     }
 
     fn handle_handshake(&mut self, id: PeerRef, received: &Received, message: &[u8], kind: Message) {
-        self.touch(id);
+        let now = self.now;
         let Some(peer) = self.peers.peer_mut(id) else { return };
         let Some(sessions) = &mut peer.sessions else { return };
         let mut departure = Departure::new(
@@ -231,15 +225,12 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
             id.0,
             Endpoint { to: received.from, source: received.source },
         );
-        match sessions.noise.handshake(received.from.ip(), message, &mut departure) {
+        match sessions.noise.handshake(now, message, &mut departure) {
             Err(reason) => self.drop_packets(reason, 1),
             Ok(outcome) => {
                 bump(&peer.stats.rx_bytes, message.len() as u64);
                 bump(&peer.stats.tx_bytes, departure.sent.bytes);
-                peer.traversed = self.now;
-                if let Message::Response { receiver } = kind {
-                    sessions.confirm(receiver);
-                }
+                peer.traversed = now;
                 // A cookie reply proves nothing about the peer.
                 if !matches!(kind, Message::Cookie { .. }) {
                     self.heard_from(id, received);
@@ -249,6 +240,7 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
                 }
             }
         }
+        self.arm(id);
     }
 
     /// Passes on what is not WireGuard.

@@ -25,6 +25,8 @@ use crate::drops::DropReason;
 use crate::event::Event;
 use crate::frame::{Inbox, Outbox, Outcome, TunBatch};
 use crate::limits::{HANDSHAKES_PER_TURN, PARCELS_PER_TURN};
+use crate::noise::random::{Random, Seed};
+use crate::noise::stamp::Stamps;
 use crate::offload::coalesce::Coalescer;
 use crate::peer::noise::Noise;
 use crate::peer::{PeerRef, PeerTable};
@@ -58,8 +60,10 @@ pub struct Wiring {
     pub worker: u32,
     /// Workers of the device.
     pub workers: u32,
-    /// Makes session indices hard to guess: from the system's random numbers.
-    pub seed: u64,
+    /// Random numbers of the system, the same for all workers of the device.
+    pub seed: Seed,
+    /// The time of day and the stamps of handshakes, shared by all workers of the device.
+    pub stamps: Arc<Stamps>,
     /// Commands from control.
     pub commands: Receiver<Command>,
     /// Events to control.
@@ -83,6 +87,8 @@ struct Core<N: Noise, T, L> {
     link: L,
     wiring: Wiring,
     identity: Option<N::Identity>,
+    /// What identities draw from.
+    random: Random,
     peers: PeerTable<N>,
     routes: AllowedIps<PeerRef>,
     timers: Timers,
@@ -100,11 +106,13 @@ impl<N: Noise, T: Tun, L: Link> Worker<N, T, L> {
     /// A worker without identity or peers, with all its packet memory.
     pub fn new(mut tun: T, link: L, wiring: Wiring) -> Self {
         let mtu = usize::from(tun.mtu());
+        let mut random = wiring.seed.random("worker", wiring.worker);
         let core = Core {
             tun,
             link,
             identity: None,
-            peers: PeerTable::new(wiring.worker, wiring.workers, wiring.seed),
+            peers: PeerTable::new(wiring.worker, wiring.workers, random.fork()),
+            random,
             routes: AllowedIps::new(),
             timers: Timers::new(),
             outbox: Outbox::new(),
@@ -179,9 +187,6 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
         }
         self.refreshed = self.now;
         self.mtu = usize::from(self.tun.mtu());
-        if let Some(identity) = &self.identity {
-            N::refresh(identity);
-        }
     }
 
     /// Goes on with what other workers were given. True where there was something.
@@ -204,7 +209,7 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
 
     /// Sees to it that the peer has sessions, if the device has an identity.
     fn prepare(&mut self, id: PeerRef) {
-        if let Some(identity) = &self.identity {
+        if let Some(identity) = &mut self.identity {
             self.peers.prepare(id, identity);
         }
     }

@@ -41,10 +41,6 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
                 self.hand_over(owner, Load::Unit(*meta), &bytes[..len], packets_in(meta, len));
                 return Ok(());
             }
-            if memo.touched != Some(id) {
-                memo.touched = Some(id);
-                self.touch(id);
-            }
             self.seal(id, meta, len, bytes)
         });
         if let Err(reason) = result {
@@ -71,14 +67,6 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
         }
         let peer = self.peers.peer_mut(id).ok_or(DropReason::OutboundUnrouted)?;
         let sessions = peer.sessions.as_mut().ok_or(DropReason::OutboundNoIdentity)?;
-        // Sessions from before a change of the preshared key serve until the new ones are ready.
-        let noise = match &mut peer.retired {
-            Some(retired) if !sessions.noise.ready() && retired.sessions.noise.ready() && retired.until > now => {
-                retired.used = true;
-                &mut retired.sessions.noise
-            }
-            _ => &mut sessions.noise,
-        };
         let ecn = Ecn::of_tos(ip::tos(bytes));
         let mut segments = Segments::new(bytes, len, meta, self.mtu).map_err(|_| DropReason::OutboundMalformed)?;
         let mut departure = Departure {
@@ -91,12 +79,13 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
             whole: peer.singly_until <= now,
             sent: Sent::default(),
         };
-        noise.seal(&mut segments, &mut departure);
+        sessions.noise.seal(now, &mut segments, &mut departure);
         if departure.sent.datagrams > 0 {
             peer.traversed = now;
             bump(&peer.stats.tx_bytes, departure.sent.bytes);
             bump(&peer.stats.tx_packets, departure.sent.datagrams);
         }
+        self.arm(id);
         Ok(())
     }
 }
@@ -105,7 +94,6 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
 #[derive(Default)]
 struct Memo {
     routed: Option<(IpAddr, PeerRef)>,
-    touched: Option<PeerRef>,
 }
 
 /// Packets a unit stands for, near enough for counters.

@@ -36,7 +36,7 @@ fn keys_are_renewed_when_only_the_initiator_sends() {
     net.world.network.start_capture();
     stream(&mut net, &[(0, 1)], STEP, 600 * SECOND);
     let initiations = moments(&net.world.network.captured(), is_initiation);
-    assert_eq!(initiations.len(), 6);
+    assert_eq!(initiations.len(), 5);
     assert!(gaps(&initiations).iter().all(|&gap| about(gap, 120)), "{:?}", gaps(&initiations));
 }
 
@@ -45,13 +45,14 @@ fn keys_are_renewed_when_only_the_responder_sends() {
     let mut net = pair(3);
     assert!(reaches(&mut net, 0, 1));
     net.world.network.start_capture();
-    // The initiator hears packets and asks when its keys have 15 s left (paper, section 6.2).
+    // The initiator sends nothing but a keepalive every ten seconds; the first after 120 s renews the keys, as in the Linux
+    // module.
     let start = net.world.now();
     stream(&mut net, &[(1, 0)], STEP, 600 * SECOND);
     let initiations = moments(&net.world.network.captured(), is_initiation);
-    assert_eq!(initiations.len(), 3);
-    assert!(about(initiations[0].since(start), 165), "{:?}", initiations[0].since(start));
-    assert!(gaps(&initiations).iter().all(|&gap| about(gap, 165)), "{:?}", gaps(&initiations));
+    let late = |gap: Duration| gap >= 120 * SECOND && gap <= 130 * SECOND + crate::SLACK;
+    assert!(initiations.len() >= 4 && late(initiations[0].since(start)), "{initiations:?}");
+    assert!(gaps(&initiations).into_iter().all(late), "{:?}", gaps(&initiations));
 }
 
 #[test]
@@ -133,7 +134,7 @@ fn new_peers_cost_nothing_until_there_is_a_packet() {
 fn retired_keys_do_not_outlive_their_time() {
     // Node 0 has another preshared key and node 1 never follows: what there is serves to the end of its own time.
     let mut net = pair(8);
-    net.permit(&[R::InboundUnauthentic, R::InboundUnknownIndex, R::InboundHandshakeOverload]);
+    net.permit(&[R::InboundUnauthentic, R::InboundUnknownIndex, R::OutboundNoSession]);
     assert!(reaches(&mut net, 0, 1));
     let made = net.world.now();
     net.advance(110 * SECOND);
@@ -149,7 +150,6 @@ fn retired_keys_do_not_outlive_their_time() {
     let sealed = moments(&net.world.network.captured(), is_data);
     let last = sealed.last().unwrap().since(made);
     assert!(last <= 180 * SECOND && last >= 175 * SECOND, "the last packet was sealed after {last:?}");
-    // The other end keeps eight sessions and makes one for every handshake it answers, every 5 s here; then the old keys
-    // are gone there.
-    assert!(net.received(1).len() >= 35);
+    // All of them arrived: that the other end answers handshakes which come to nothing does not touch the keys in use.
+    assert_eq!(net.received(1).len(), sealed.len());
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 /// Drops that belong to rough worlds. A reason that is not here means that something is wrong: a MAC or a tag that does
 /// not fit where nobody forges, a packet changed on the way, a counter at its end.
-const PERMITTED: [R; 12] = [
+const PERMITTED: [R; 13] = [
     // Peers that are not known yet, or any more, on either side.
     R::OutboundUnrouted,
     R::InboundUnknownPeer,
@@ -24,6 +24,8 @@ const PERMITTED: [R; 12] = [
     R::InboundForeignSource,
     // A restarted node waits to be called.
     R::OutboundNoEndpoint,
+    // More packets than may wait for a session, or for longer.
+    R::OutboundNoSession,
     // Addresses of a family the node has lost, jammed sockets, interfaces that are down.
     R::OutboundRefused,
     R::OutboundOverflow,

@@ -9,6 +9,7 @@
 //! message    recvmmsg and sendmmsg
 //! control    the control data of messages: bytes, no `unsafe`
 //! process    pidfd_open
+//! rights     capabilities of the thread
 //! local      descriptors from other processes, the groups of a peer
 //! mod        socket options, the program that steers datagrams
 //! ```
@@ -19,11 +20,13 @@ mod interface;
 mod local;
 mod message;
 mod process;
+mod rights;
 
 pub use interface::{LinkSetting, attach_tun, link_mtu, set_link, set_tun_offloads, set_vnet_header_bytes};
 pub use local::{DESCRIPTORS_MAX, Received, peer_groups, receive, take_inherited};
 pub use message::{Arrived, MESSAGES_MAX, Parcel, Receiver, Sender};
 pub use process::open_pidfd;
+pub use rights::{Capabilities, capabilities, drop_from_bound, set_capabilities};
 
 use std::io;
 use std::mem::size_of;

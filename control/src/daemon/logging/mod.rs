@@ -30,8 +30,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, reload};
 use writer::{Console, Writer};
 
-/// What is logged where nobody says. The handshake library is silenced because its lines are per packet.
-pub(super) const DEFAULT_FILTER: &str = "info,boringtun=off";
+/// What is logged where nobody says.
+pub(super) const DEFAULT_FILTER: &str = "info";
 
 /// The variable that overrides the configured filter.
 const FILTER_VARIABLE: &str = "RUST_LOG";

@@ -23,4 +23,5 @@ pub use batch::{Batch, Refusal};
 pub use expression::{ConntrackKey, Expression, FibResult, Header, MetaKey, Register, Verdict, equal_but_for_counts};
 pub use object::{Base, Chain, Element, Family, Hook, Kind, Rule, Set, Table, range};
 pub use object_codec::{Event, EventObject};
+pub(crate) use query::is_offered;
 pub use query::{Nft, NftError};

@@ -63,6 +63,19 @@ impl NftError {
     }
 }
 
+/// Whether the kernel has nf_tables; `None` where this process may not ask.
+#[must_use]
+pub(crate) fn is_offered() -> Option<bool> {
+    match Nft::open().and_then(|mut nft| nft.generation()) {
+        Ok(_) => Some(true),
+        Err(error) => match error.errno()? {
+            Errno::EPERM | Errno::EACCES => None,
+            Errno::EOPNOTSUPP | Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT | Errno::EINVAL => Some(false),
+            _ => None,
+        },
+    }
+}
+
 /// A connection to nftables of the network namespace it was opened in.
 #[derive(Debug)]
 pub struct Nft {

@@ -15,6 +15,7 @@ use crate::ipc::wire::{DecodeError, ErrorCode, Fault, Frame, Request, Response, 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
@@ -92,8 +93,21 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    /// Has the request carried out, and lets events through meanwhile.
+    /// Has the request answered, and counts that.
     async fn answer(
+        &mut self,
+        stream: &UnixStream,
+        request: Request,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<Response, Farewell> {
+        let (op, start) = (request.op(), Instant::now());
+        let response = self.find_answer(stream, request, descriptors).await?;
+        self.desk.tally.record(op, &response, start.elapsed());
+        Ok(response)
+    }
+
+    /// Has the request carried out, and lets events through meanwhile.
+    async fn find_answer(
         &mut self,
         stream: &UnixStream,
         request: Request,

@@ -8,6 +8,7 @@ use crate::ipc::frame::FRAME_BYTES_MAX;
 use crate::ipc::health::HealthBoard;
 use crate::ipc::live::Live;
 use crate::ipc::sync::{Ending, Keep, SyncBook};
+use crate::ipc::tally::Tally;
 use crate::ipc::wire::{
     ErrorCode, FEATURES, Fault, Hello, ListPage, ListQuery, ObjectKind, Objects, PROTOCOL_VERSION, Request, Response,
     SyncEnded,
@@ -25,6 +26,7 @@ pub(crate) struct Desk<H> {
     pub(super) settings: Live<ServerSettings>,
     pub(super) hub: EventHub,
     pub(super) board: HealthBoard,
+    pub(super) tally: Tally,
     book: SyncBook,
     /// Read by requests that give out addresses, which only their answers name; written by removals, which would find an
     /// address whose answer is on its way unnamed.
@@ -34,7 +36,7 @@ pub(crate) struct Desk<H> {
 impl<H: Handler> Desk<H> {
     pub(crate) fn new(handler: Arc<H>, settings: Live<ServerSettings>, hub: EventHub, board: HealthBoard) -> Self {
         let (book, giving) = (SyncBook::default(), tokio::sync::RwLock::default());
-        Self { handler, settings, hub, board, book, giving }
+        Self { handler, settings, hub, board, tally: Tally::default(), book, giving }
     }
 
     /// Whether the caller may ask this; if not, that is logged.

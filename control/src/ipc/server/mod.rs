@@ -32,6 +32,7 @@ use super::live::Live;
 use super::socket::BoundSocket;
 use super::stop::Stop;
 use super::sync::Keep;
+use super::tally::Tally;
 use super::wire::{Fault, ListPage, ListQuery, ObjectName, Request, Response, Role, Severity};
 use crate::log_budget::LogBudget;
 use connection::Connection;
@@ -135,6 +136,12 @@ impl<H: Handler> Server<H> {
     #[must_use]
     pub fn probe(&self) -> Probe {
         Probe(self.probes.0.clone())
+    }
+
+    /// What it was asked and how it went.
+    #[must_use]
+    pub fn tally(&self) -> Tally {
+        self.desk.tally.clone()
     }
 
     /// Serves `socket` until told to stop, from outside or by a `shutdown` request that was answered `ok`. Open connections
@@ -260,6 +267,16 @@ pub(crate) async fn serve<H: Handler>(socket: &BoundSocket, handler: Arc<H>, lim
     let admin = vec![super::access::Principal::User(nix::unistd::geteuid().as_raw())];
     let settings = Live::new(ServerSettings { limits, policy: Policy { admin, ..Policy::default() } });
     Server::new(handler, settings, EventHub::default(), HealthBoard::default(), stop).serve(socket).await;
+}
+
+/// Serves one connection to its end. Its peer, which is this process, may do everything.
+#[cfg(feature = "fuzzing")]
+pub(crate) async fn serve_one<H: Handler>(stream: UnixStream, handler: Arc<H>) {
+    let admin = vec![super::access::Principal::User(nix::unistd::geteuid().as_raw())];
+    let settings = ServerSettings { policy: Policy { admin, ..Policy::default() }, ..ServerSettings::default() };
+    let long_frames = Arc::new(Semaphore::new(settings.limits.long_frames));
+    let desk = Desk::new(handler, Live::new(settings), EventHub::default(), HealthBoard::default());
+    Connection::new(Credentials::of(&stream), Arc::new(desk), long_frames, Stop::default()).run(stream).await;
 }
 
 #[cfg(test)]

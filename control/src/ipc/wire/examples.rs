@@ -1,8 +1,5 @@
 //! Every example of the published contract, and the proof that the types read and write it unchanged.
 
-use super::{Event, Frame, Request, Response, decode};
-use std::collections::HashSet;
-
 /// One frame per line, requests followed by their answers, then the two events.
 pub(crate) const EXAMPLES: &[&str] = &[
     r#"{"frame":"request","id":1,"request":{"op":"set_local_node_id","node_id":7}}"#,
@@ -73,65 +70,73 @@ pub(crate) const ACCEPTED: &[&str] = &[
     r#"{"frame":"request","id":11,"request":{"op":"add_peer","public_key":"base64key","endpoint":"1.2.3.4:51420","allowed_ips":"10.200.0.2/32","persistent_keepalive_secs":25}}"#,
 ];
 
-/// Answers of a daemon that has just started.
-const FRESH: &[&str] = &[
-    r#"{"frame":"response","id":1,"response":{"result":"status","overlay_cidr":"10.200.0.0/16","peer_count":0,"service_count":0}}"#,
-    r#"{"frame":"response","id":1,"response":{"result":"nat_status","last_refresh":0}}"#,
-];
+#[cfg(test)]
+mod tests {
+    use super::super::{Event, Frame, Request, Response, decode};
+    use super::{ACCEPTED, EXAMPLES};
+    use std::collections::HashSet;
 
-#[test]
-fn every_example_reads_and_writes_unchanged() {
-    for line in EXAMPLES.iter().chain(FRESH) {
-        let frame = decode(line.as_bytes()).unwrap_or_else(|error| panic!("{line}: {error:?}"));
-        assert_eq!(&serde_json::to_string(&frame).unwrap(), line);
-    }
-}
+    /// Answers of a daemon that has just started.
+    const FRESH: &[&str] = &[
+        r#"{"frame":"response","id":1,"response":{"result":"status","overlay_cidr":"10.200.0.0/16","peer_count":0,"service_count":0}}"#,
+        r#"{"frame":"response","id":1,"response":{"result":"nat_status","last_refresh":0}}"#,
+    ];
 
-#[test]
-fn accepted_forms_read_and_their_written_form_means_the_same() {
-    for line in ACCEPTED {
-        let frame = decode(line.as_bytes()).unwrap_or_else(|error| panic!("{line}: {error:?}"));
-        assert_eq!(decode(serde_json::to_string(&frame).unwrap().as_bytes()), Ok(frame));
-    }
-}
-
-#[test]
-fn the_examples_cover_every_word() {
-    let mut ops = HashSet::new();
-    let mut results = HashSet::new();
-    let mut events = 0;
-    for line in EXAMPLES {
-        match decode(line.as_bytes()).unwrap() {
-            Frame::Request { request, .. } => {
-                assert!(line.contains(&format!("\"op\":\"{}\"", request.op())), "{line}");
-                ops.insert(request.op());
-            }
-            Frame::Response { response, .. } => {
-                results.insert(std::mem::discriminant(&response));
-                if let Response::Err(fault) = response {
-                    assert!(!fault.message.is_empty());
-                }
-            }
-            Frame::Event(record) => {
-                assert!(matches!(record.event, Event::PeerHealthChanged { .. } | Event::NatEndpointChanged { .. }));
-                events += 1;
-            }
+    #[test]
+    fn every_example_reads_and_writes_unchanged() {
+        for line in EXAMPLES.iter().chain(FRESH) {
+            let frame = decode(line.as_bytes()).unwrap_or_else(|error| panic!("{line}: {error:?}"));
+            assert_eq!(&serde_json::to_string(&frame).unwrap(), line);
         }
     }
-    assert_eq!((ops.len(), results.len(), events), (23, 10, 2));
-}
 
-#[test]
-fn defaults_are_those_of_the_contract() {
-    let Frame::Request { request: Request::SetupGlobalOverlay(setup), .. } = decode(ACCEPTED[0].as_bytes()).unwrap()
-    else {
-        panic!("not a setup")
-    };
-    assert_eq!((setup.slice_cidr, setup.host_adapter_mandatory, setup.nat), (None, false, None));
-    let nat = r#"{"frame":"request","id":3,"request":{"op":"setup_global_overlay","deployment":"p","instance_id":"0","cluster_cidr":"c","wg_port":1,"nat":{}}}"#;
-    let Frame::Request { request: Request::SetupGlobalOverlay(setup), .. } = decode(nat.as_bytes()).unwrap() else {
-        panic!("not a setup")
-    };
-    let nat = setup.nat.unwrap();
-    assert!(!nat.enabled && nat.stun_servers.is_empty() && nat.relay_server.is_none());
+    #[test]
+    fn accepted_forms_read_and_their_written_form_means_the_same() {
+        for line in ACCEPTED {
+            let frame = decode(line.as_bytes()).unwrap_or_else(|error| panic!("{line}: {error:?}"));
+            assert_eq!(decode(serde_json::to_string(&frame).unwrap().as_bytes()), Ok(frame));
+        }
+    }
+
+    #[test]
+    fn the_examples_cover_every_word() {
+        let mut ops = HashSet::new();
+        let mut results = HashSet::new();
+        let mut events = 0;
+        for line in EXAMPLES {
+            match decode(line.as_bytes()).unwrap() {
+                Frame::Request { request, .. } => {
+                    assert!(line.contains(&format!("\"op\":\"{}\"", request.op())), "{line}");
+                    ops.insert(request.op());
+                }
+                Frame::Response { response, .. } => {
+                    results.insert(std::mem::discriminant(&response));
+                    if let Response::Err(fault) = response {
+                        assert!(!fault.message.is_empty());
+                    }
+                }
+                Frame::Event(record) => {
+                    assert!(matches!(record.event, Event::PeerHealthChanged { .. } | Event::NatEndpointChanged { .. }));
+                    events += 1;
+                }
+            }
+        }
+        assert_eq!((ops.len(), results.len(), events), (23, 10, 2));
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_contract() {
+        let Frame::Request { request: Request::SetupGlobalOverlay(setup), .. } =
+            decode(ACCEPTED[0].as_bytes()).unwrap()
+        else {
+            panic!("not a setup")
+        };
+        assert_eq!((setup.slice_cidr, setup.host_adapter_mandatory, setup.nat), (None, false, None));
+        let nat = r#"{"frame":"request","id":3,"request":{"op":"setup_global_overlay","deployment":"p","instance_id":"0","cluster_cidr":"c","wg_port":1,"nat":{}}}"#;
+        let Frame::Request { request: Request::SetupGlobalOverlay(setup), .. } = decode(nat.as_bytes()).unwrap() else {
+            panic!("not a setup")
+        };
+        let nat = setup.nat.unwrap();
+        assert!(!nat.enabled && nat.stun_servers.is_empty() && nat.relay_server.is_none());
+    }
 }

@@ -23,10 +23,10 @@ mod session;
 mod status;
 mod sync;
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 mod examples;
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use examples::{ACCEPTED, EXAMPLES};
 
 pub use attach::{
@@ -47,7 +47,7 @@ pub use response::Response;
 pub use schema::schema;
 pub use secret::Secret;
 pub use session::{FEATURES, Hello, PROTOCOL_VERSION, Role, Subscribe, Subscribed};
-pub use status::{DedicatedServiceStatus, OffloadStatus, PeerStatus, StatusSnapshot};
+pub use status::{DedicatedServiceStatus, NameServerStatus, OffloadStatus, PeerStatus, StatusSnapshot};
 pub use sync::{BeginSync, Gc, ObjectName, REMOVED_LISTED_MAX, Removed, SyncEnded, dns_key};
 
 use schemars::JsonSchema;

@@ -7,7 +7,7 @@ use super::Condition;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// What a daemon has up.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -55,6 +55,9 @@ pub struct StatusSnapshot {
     /// Worker threads of the global device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workers: Option<u32>,
+    /// The implementation of the cipher that the global device uses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cipher: Option<String>,
     /// What the global device has counted since it was made, over all its workers, by name of the counter.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub totals: BTreeMap<String, u64>,
@@ -67,9 +70,29 @@ pub struct StatusSnapshot {
     /// The sync that ended last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<u64>,
+    /// The name server, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns: Option<NameServerStatus>,
     /// What is wrong; nothing where absent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub health: Vec<Condition>,
+}
+
+/// The name server of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NameServerStatus {
+    /// Where it answers, as `ip:port`.
+    #[schemars(with = "Vec<String>")]
+    pub listening: Vec<SocketAddr>,
+    /// Names it has.
+    pub names: u32,
+    /// Whom it asks for other names.
+    #[schemars(with = "Vec<String>")]
+    pub upstreams: Vec<SocketAddr>,
+    /// Answers of theirs that it remembers.
+    pub cached: u32,
+    /// What it has counted since the start, by name of the counter.
+    pub totals: BTreeMap<String, u64>,
 }
 
 /// One peer of a snapshot.

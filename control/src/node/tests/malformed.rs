@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::ipc::frame::{FRAME_BYTES_MAX, read_body, read_length, write_frame};
-use crate::ipc::wire::Fault;
+use crate::ipc::wire::{ACCEPTED, DecodeError, EXAMPLES, Fault};
+use ginnel_backends::mem::Random;
 use std::time::Instant;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -188,4 +189,79 @@ async fn pipelined_requests_are_answered_in_order() {
             _ => assert_eq!(id % 4, 3),
         }
     }
+}
+
+/// An example with something wrong in it, and whether the connection outlives it.
+fn malformed(random: &mut Random, examples: &[&str]) -> (Vec<u8>, bool) {
+    loop {
+        let mut body = random.pick(examples).as_bytes().to_vec();
+        for _ in 0..=random.below(3) {
+            let at = usize::try_from(random.below(body.len() as u64)).unwrap();
+            match random.below(6) {
+                0 => body.truncate(at.max(1)),
+                1 => body[at] = random.draw().to_le_bytes()[0],
+                2 => body[at] ^= 1 << random.below(8),
+                3 => drop(body.remove(at)),
+                4 => body.insert(at, random.pick(b"{}[]\",:0-\0\xff")),
+                _ => body = [&body[..at], &body[..]].concat(),
+            }
+            body.resize(body.len().max(1), b' ');
+        }
+        match decode(&body) {
+            // Still a request: not what is wanted here.
+            Ok(Frame::Request { .. }) => {}
+            Err(DecodeError::Unreadable(_)) => return (body, false),
+            Ok(_) | Err(_) => return (body, true),
+        }
+    }
+}
+
+#[tokio::test]
+async fn five_thousand_malformed_frames_change_nothing() {
+    const FRAMES: usize = 5_000;
+    let daemon = Daemon::start().await;
+    let mut client = daemon.client().await;
+    bring_up(&mut client, usual()).await;
+    ok(&mut client, add(9, "192.0.2.50:51420", "10.200.9.0/28")).await;
+    let journal = || std::fs::read(daemon.dir.join("state").join("journal")).unwrap();
+    let kernel = || {
+        let world = daemon.lab.world();
+        (
+            world.made,
+            world.updates.len(),
+            world.links.len(),
+            world.bridges.len(),
+            world.veths.len(),
+            world.fence.clone(),
+        )
+    };
+    let before = (status(&mut client).await, journal(), kernel(), peers(&daemon), daemon.heard().len());
+
+    let examples: Vec<&str> = EXAMPLES.iter().chain(ACCEPTED).copied().collect();
+    let mut random = Random::new(5);
+    let (mut refused, mut closed) = (0, 0);
+    let mut stream = UnixStream::connect(&daemon.path).await.unwrap();
+    for _ in 0..FRAMES {
+        let (body, survives) = malformed(&mut random, &examples);
+        write_frame(&mut stream, &body).await.unwrap();
+        if survives {
+            // Refused or ignored; a question behind it tells that the connection goes on.
+            write_frame(&mut stream, STATUS.as_bytes()).await.unwrap();
+            match receive(&mut stream).await {
+                Some((_, Response::Err(_))) => {
+                    refused += 1;
+                    assert!(matches!(receive(&mut stream).await, Some((42, Response::Status(_)))));
+                }
+                Some((42, Response::Status(_))) => {}
+                other => panic!("{}: {other:?}", String::from_utf8_lossy(&body)),
+            }
+        } else {
+            assert!(is_closed(&mut stream).await, "{}", String::from_utf8_lossy(&body));
+            closed += 1;
+            stream = UnixStream::connect(&daemon.path).await.unwrap();
+        }
+    }
+    assert!(refused > 500 && closed > 500, "{refused} refused, {closed} closed");
+    let after = (status(&mut client).await, journal(), kernel(), peers(&daemon), daemon.heard().len());
+    assert_eq!(after, before);
 }

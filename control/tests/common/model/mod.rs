@@ -430,7 +430,7 @@ pub fn check_status(tables: &Tables, status: &Value) {
     let state = State::of(tables);
     let up = state.global.is_some_and(|(.., up)| up);
     assert_eq!(status.get("interface").is_some(), up);
-    let global = state.peers.keys().filter(|(scope, _)| *scope == Scope::Global).count();
+    let global = tables.all::<Peer>().filter(|peer| peer.scope == Scope::Global).count();
     assert_eq!(
         (&status["peer_count"], &status["service_count"]),
         (&Value::from(global), &Value::from(state.services.len()))

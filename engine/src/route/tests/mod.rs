@@ -1,11 +1,10 @@
-//! The cases worth a name, and the bounds on memory. `twin` compares with a naive table, `sound` checks the structure.
+//! The cases worth a name, and the bounds on memory. `twin` compares with a naive table.
 
-mod sound;
 mod twin;
 
 use super::AllowedIps;
+use super::sound::check;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use sound::check;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A peer reference as workers use it.

@@ -1,38 +1,11 @@
-//! The table against a naive twin: a list that is searched from end to end.
+//! The table against its naive twin.
 
-use super::sound::check;
-use super::{AllowedIps, Random};
+use super::{AllowedIps, Random, check};
+use crate::route::naive::List;
 use ipnet::IpNet;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
-/// The naive twin.
-#[derive(Default)]
-struct List(Vec<(IpNet, u32)>);
-
-impl List {
-    fn insert(&mut self, prefix: IpNet, value: u32) -> Option<u32> {
-        let old = self.remove(prefix);
-        self.0.push((prefix.trunc(), value));
-        old
-    }
-
-    fn remove(&mut self, prefix: IpNet) -> Option<u32> {
-        let at = self.0.iter().position(|entry| entry.0 == prefix.trunc())?;
-        Some(self.0.remove(at).1)
-    }
-
-    fn remove_held_by(&mut self, prefix: IpNet, value: u32) -> bool {
-        let before = self.0.len();
-        self.0.retain(|entry| *entry != (prefix.trunc(), value));
-        self.0.len() < before
-    }
-
-    fn lookup(&self, addr: IpAddr) -> Option<u32> {
-        self.0.iter().filter(|entry| entry.0.contains(&addr)).max_by_key(|entry| entry.0.prefix_len()).map(|e| e.1)
-    }
-}
 
 #[derive(Clone, Debug)]
 enum Step {

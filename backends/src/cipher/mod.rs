@@ -1,0 +1,28 @@
+//! Which cipher a device uses: the fastest one that the processor can run, chosen once when the device is opened, so that
+//! nothing is asked per packet.
+
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
+#[cfg(target_arch = "x86_64")]
+pub use avx512::Avx512;
+
+use ginnel_engine::noise::{Aead, Ring};
+
+/// What is to be made with a cipher, whichever it is.
+pub trait WithCipher {
+    /// What is made.
+    type Made;
+
+    /// Makes it.
+    fn with<A: Aead>(self) -> Self::Made;
+}
+
+/// Makes something with the fastest cipher of this processor.
+pub fn with_fastest<W: WithCipher>(make: W) -> W::Made {
+    #[cfg(target_arch = "x86_64")]
+    if Avx512::supported() {
+        return make.with::<Avx512>();
+    }
+    make.with::<Ring>()
+}
