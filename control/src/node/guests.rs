@@ -99,10 +99,10 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
     /// Takes away what was made for such a workload, as far as it is there. What cannot be is tried again.
     pub(super) async fn part_from(&self, known: &Attachment) {
         // Also from an overlay that is down: peers are remembered.
-        if let (Some(overlay), Some(key)) = (self.home_of(known), guest_key(known)) {
-            if let Err(error) = overlay.dismiss_peer(key).await {
-                tracing::error!(%error, attachment = known.handle.key(), "a guest that is gone stays a peer: remove it");
-            }
+        if let (Some(overlay), Some(key)) = (self.home_of(known), guest_key(known))
+            && let Err(error) = overlay.dismiss_peer(key).await
+        {
+            tracing::error!(%error, attachment = known.handle.key(), "a guest that is gone stays a peer: remove it");
         }
         if matches!(known.handle, AttachHandle::HostShared { .. }) {
             self.left_addresses().insert(known.ip);
