@@ -2,6 +2,10 @@
 
 #![forbid(unsafe_code)]
 
+// Models that unit tests and those of the programs share name this crate as the latter do.
+#[cfg(test)]
+extern crate self as ginnel_control;
+
 pub mod attach;
 pub mod bare;
 pub mod cli;

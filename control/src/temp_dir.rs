@@ -15,6 +15,14 @@ impl TempDir {
         Self(path)
     }
 
+    /// One that no disk has to keep up with.
+    pub(crate) fn in_memory() -> Self {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = Path::new("/dev/shm").join(format!("ginnel-test-{}-{number}", std::process::id()));
+        // Where there is none, any will do.
+        std::fs::create_dir(&path).map_or_else(|_| Self::new(), |()| Self(path))
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.0
     }

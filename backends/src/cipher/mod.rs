@@ -26,3 +26,24 @@ pub fn with_fastest<W: WithCipher>(make: W) -> W::Made {
     }
     make.with::<Ring>()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_processor_has_decides() {
+        struct Name;
+        impl WithCipher for Name {
+            type Made = &'static str;
+            fn with<A: Aead>(self) -> &'static str {
+                A::NAME
+            }
+        }
+        #[cfg(target_arch = "x86_64")]
+        let expected = if Avx512::supported() { Avx512::NAME } else { Ring::NAME };
+        #[cfg(not(target_arch = "x86_64"))]
+        let expected = Ring::NAME;
+        assert_eq!(with_fastest(Name), expected);
+    }
+}

@@ -17,6 +17,8 @@
 
 mod conntrack;
 mod desired;
+#[cfg(test)]
+pub(crate) mod double;
 mod elements;
 mod error;
 mod foreign;

@@ -47,6 +47,12 @@ impl State {
         Ok((state, edits))
     }
 
+    /// All of it.
+    #[cfg(test)]
+    pub(super) fn desired(&self) -> &Desired {
+        &self.desired
+    }
+
     /// Prefixes of the overlay.
     pub(super) fn prefixes(&self) -> &BTreeSet<IpNet> {
         &self.desired.prefixes

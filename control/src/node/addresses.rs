@@ -47,10 +47,19 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
     /// that has one is given the same again.
     pub(super) async fn allocate_ip(&self, service: &str, owner: Option<&str>) -> Result<IpAddr, NodeError> {
         let holder = Holder { service, owner }.write();
-        if owner.is_some()
-            && let Some((ip, _)) = self.addresses().leases().find(|(_, lease)| lease.owner == holder)
-        {
-            return Ok(ip);
+        // An owner that asks twice at once asks for one address.
+        let _turn = match owner {
+            Some(_) => Some(self.workload_orders.turn(&holder).await),
+            None => None,
+        };
+        // The subnet is not to go meanwhile.
+        let _stays = self.orders.share(service).await;
+        if owner.is_some() {
+            let book = self.addresses();
+            let held = book.leases().find(|(ip, lease)| lease.owner == holder && !book.is_leaving(*ip));
+            if let Some((ip, _)) = held {
+                return Ok(ip);
+            }
         }
         let subnet = self.kit.store.read(|tables| {
             let service = tables.find::<Service>(service)?;

@@ -17,12 +17,13 @@ use super::dispatch::Node;
 use super::error::NodeError;
 use super::fence::has_links;
 use super::host::Host;
+use super::names::name_of;
 use crate::attach::wiring::{FoundBy, GlobalLink, ServiceLink, container};
 use crate::attach::{Marked, Plan};
 use crate::host::{HostError, Netns, PortFlags, Process};
 use crate::ipam::Place;
 use crate::ipc::wire::{AttachContainer, AttachHandle, AttachmentState, Event, LeaseState, OverlayMode, Response};
-use crate::state::{Attachment, Bridge, Lease, Service, Transaction};
+use crate::state::{Attachment, Bridge, Lease, Peer, Service, Transaction};
 use ipnet::IpNet;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -134,7 +135,9 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             // Its number is another's now.
             self.let_go(&known).await?;
         }
+        let claim = self.claim_published(attach).await?;
         let attachment = self.record(attach, &found).await?;
+        drop(claim);
         if let Err(error) = self.wire(&attachment, &found).await {
             if let Err(error) = self.let_go(&attachment).await {
                 tracing::error!(%error, attachment = attachment.handle.key(), "an attachment that failed could not be taken back");
@@ -187,27 +190,38 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
 
     /// Attaches again what was attached before this process started, and lets go of what has ended since.
     pub(super) async fn restore_attachment(&self, known: &Attachment) {
+        let restored = match self.restore_if_there(known).await {
+            Ok(true) => Ok(()),
+            // As if its end had been noticed.
+            Ok(false) => self.detach_if(&known.handle, |found| Ok(found == known)).await.map(drop),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = restored {
+            tracing::error!(%error, attachment = known.handle.key(), "a container that was attached before could not be looked after yet");
+            self.mend_later();
+        }
+    }
+
+    /// The same; returns whether it is still there.
+    async fn restore_if_there(&self, known: &Attachment) -> Result<bool, NodeError> {
         let _turn = self.workload_orders.turn(&known.handle.key()).await;
         let _stays = self.orders.share(&known.service).await;
-        let restored = match Found::again(known) {
+        if self.kit.store.find::<Attachment>(&Attachment::id_of(&known.handle)).as_ref() != Some(known) {
+            return Ok(true);
+        }
+        let failed = |source| NodeError::Container { handle: known.handle.key(), source };
+        match Found::again(known) {
             Ok(found) => {
                 let wired = self.wire(known, &found).await;
                 self.watch_end(known, found.process.as_ref());
-                wired
+                wired.map(|()| true)
             }
             // Found by a descriptor that went with the process before. Its links go with it.
             Err(_) if known.netns_path.is_none() && matches!(known.handle, AttachHandle::LinuxNetns { .. }) => {
-                match self.kit.host.has_link(&known.links).await {
-                    Ok(false) => self.let_go(known).await,
-                    Ok(true) => Ok(()),
-                    Err(source) => Err(NodeError::Container { handle: known.handle.key(), source }),
-                }
+                self.kit.host.has_link(&known.links).await.map_err(failed)
             }
-            Err(error) if error.is_not_found() => self.let_go(known).await,
-            Err(source) => Err(NodeError::Container { handle: known.handle.key(), source }),
-        };
-        if let Err(error) = restored {
-            tracing::error!(%error, attachment = known.handle.key(), "a container that was attached before could not be looked after; attach it again");
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(source) => Err(failed(source)),
         }
     }
 
@@ -340,7 +354,11 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         let plan = self.plan(attachment, found)?;
         let attached = self.kit.host.attach(&plan, &found.netns).await;
         attached.map_err(|source| NodeError::Attach(Box::new(source)))?;
-        self.name_attachment(attachment, true).await
+        self.tell_domain(attachment, true);
+        match name_of(attachment) {
+            Some(name) => self.register_name(&name, attachment.ip).await,
+            None => Ok(()),
+        }
     }
 
     /// The links of a container.
@@ -377,7 +395,13 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         if let Some(watch) = self.endings().remove(&known.handle.key()) {
             watch.abort();
         }
-        let transaction = Transaction::new().delete::<Attachment>(Attachment::id_of(&known.handle));
+        // All that is written down of it goes at once: what else would know that the rest is left over?
+        let mut transaction = Transaction::new().delete::<Attachment>(Attachment::id_of(&known.handle));
+        for peer in self.peers_of_guest(known) {
+            transaction = transaction.delete::<Peer>(peer);
+        }
+        let names = self.names_order.lock().await;
+        let transaction = self.without_name(known, transaction);
         let owner = known.mark();
         let ips = [Some(known.ip), known.global_ip];
         let leaving = self.begin_releases(
@@ -388,6 +412,8 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             transaction,
         )?;
         let leaving = leaving.stored(self).await?;
+        self.tell_without_name(known);
+        drop(names);
         if has_links(&known.handle) {
             if let Err(error) = self.kit.host.detach(&owner, &known.links).await {
                 tracing::error!(%error, attachment = known.handle.key(), "links of a container could not be removed; a sweep tries again");
@@ -397,9 +423,6 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             self.part_from(known).await;
         }
         self.unfence(known).await;
-        if let Err(error) = self.name_attachment(known, false).await {
-            tracing::warn!(%error, "the name of a workload that is gone stays");
-        }
         leaving.free(self);
         self.tell_attachment(known, AttachmentState::Detached);
         tracing::info!(attachment = known.handle.key(), service = known.service, ip = %known.ip, "detached");
@@ -413,17 +436,6 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             self.let_go(&known).await?;
         }
         Ok(())
-    }
-
-    /// Registers the name that a workload asked for, or takes it away: its service, in its domain.
-    async fn name_attachment(&self, attachment: &Attachment, there: bool) -> Result<(), NodeError> {
-        let Some(domain) = &attachment.dns_domain else { return Ok(()) };
-        self.tell_domain(attachment, there);
-        let name = format!("{}.{domain}", attachment.service);
-        match there {
-            true => self.register_name(&name, attachment.ip).await,
-            false => self.unregister_address(&name, attachment.ip).await,
-        }
     }
 
     fn watch_end(&self, attachment: &Attachment, process: Option<&Process>) {

@@ -26,7 +26,8 @@ use crate::ipc::wire::{
     StatusSnapshot,
 };
 use crate::state::Marker;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, RwLock, Weak};
 use tokio::task::AbortHandle;
@@ -45,6 +46,8 @@ pub struct Node<M, H> {
     /// Those of a workload, too. Whoever has both took this one first.
     pub(super) workload_orders: Orders,
     pub(super) fence_order: tokio::sync::Mutex<()>,
+    /// Workloads with published ports are written down one after the other.
+    pub(super) ports_order: tokio::sync::Mutex<()>,
     /// Changes of the size of packets.
     pub(super) size_order: tokio::sync::Mutex<()>,
     pub(super) networks: Networks,
@@ -54,6 +57,12 @@ pub struct Node<M, H> {
     pub(super) endings: Mutex<HashMap<String, AbortHandle>>,
     /// Links were left that a sweep should find.
     pub(super) sweep_wanted: AtomicBool,
+    /// Addresses on the tunnel of programs that are gone.
+    pub(super) left_addresses: Mutex<BTreeSet<IpAddr>>,
+    /// Something could not be brought up again.
+    pub(super) mend_wanted: AtomicBool,
+    /// The firewall could not be made what it is to be.
+    pub(super) fence_wanted: AtomicBool,
     /// The firewall was given something to do.
     pub(super) fenced: AtomicBool,
     pub(super) board: HealthBoard,

@@ -198,6 +198,14 @@ pub enum NodeError {
         /// For what.
         of: String,
     },
+    /// A port leads to another workload.
+    #[error("port {port} of the host is published for {by} already: detach that first, or publish another")]
+    PortPublished {
+        /// The port.
+        port: u16,
+        /// Whose it is.
+        by: String,
+    },
     /// The container cannot be had.
     #[error("overlay engine error: Failed to open the network namespace of {handle}: {source}")]
     Container {
@@ -271,6 +279,7 @@ impl NodeError {
             Self::OtherOverlay { .. }
             | Self::ServiceInUse { .. }
             | Self::OtherAttachment { .. }
+            | Self::PortPublished { .. }
             | Self::NodeInSubnet { .. }
             | Self::Release(_)
             | Self::LeaseOfOther { .. }

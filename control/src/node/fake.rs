@@ -1,10 +1,9 @@
-//! Doubles of device and host: they keep in memory what the real ones would have in the kernel, and fail when told to.
+//! Doubles of device and host: they keep in memory what the real ones would have in the kernel, and have the troubles that a
+//! test has in store for them. The host's half is in `fake_host`.
 
-use super::{DeviceMaker, Host, OverlayDevice};
-use crate::attach::{AttachError, LinkPlan, Marked, Plan};
-use crate::firewall::{Change, Desired, Drops, FirewallError, Health};
-use crate::host::sysctl::Ledger;
-use crate::host::{HostError, Netns};
+use super::{DeviceMaker, OverlayDevice};
+use crate::attach::LinkPlan;
+use crate::firewall::double::Judge;
 use ginnel_backends::device::{DeviceError, DeviceOptions, DeviceState, PeerState};
 use ginnel_engine::command::{DeviceUpdate, PeerUpdate, PrivateKeyUpdate};
 use ginnel_engine::drops::DropReason;
@@ -12,7 +11,7 @@ use ginnel_engine::event::Event;
 use ginnel_engine::key::{PrivateKey, PublicKey};
 use ginnel_engine::port::{Offload, OffloadState};
 use ipnet::IpNet;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -48,11 +47,34 @@ pub(crate) struct World {
     /// The host's ends of containers' links, with their owners.
     pub(crate) veths: BTreeMap<String, (String, LinkPlan)>,
     /// What the firewall brings about.
-    pub(crate) fence: Desired,
+    pub(crate) fence: Judge,
+    /// Links that others made, under names of ours.
+    pub(crate) foreign: BTreeSet<String>,
+    /// What is to happen to which of the coming calls that change something; the next one has number 0.
+    pub(crate) troubles: BTreeMap<usize, Trouble>,
+    /// Calls that changed something, or were to.
+    pub(crate) calls: Vec<&'static str>,
+    /// How many troubles have come true.
+    pub(crate) troubled: usize,
     /// MTU of the paths to addresses.
     pub(crate) paths: BTreeMap<IpAddr, u32>,
     /// Whether the host was told to forward.
     pub(crate) forwards: bool,
+}
+
+/// What can happen to a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// It is refused, and nothing happens.
+    Refused,
+    /// It is done, and refused all the same. What is all or nothing is refused.
+    DoneAndRefused,
+    /// It takes a minute.
+    Slow,
+    /// Somebody else takes the name just before.
+    Usurped,
+    /// What it is about is removed by somebody else right after.
+    Removed,
 }
 
 /// An interface, as the kernel would show it.
@@ -123,32 +145,49 @@ impl Lab {
         self.world().links[name].events.as_ref().unwrap().try_send(event).unwrap();
     }
 
-    /// Whether to fail this call.
-    fn host_call(&self, call: &'static str, interface: &str) -> Result<(), HostError> {
-        self.may_fail(call)?;
-        match self.world().links.contains_key(interface) {
-            true => Ok(()),
-            false => Err(HostError::NotFound { what: format!("find link {interface}") }),
-        }
+    pub(super) async fn pass_gate(&self) {
+        self.1.0.acquire().await.unwrap().forget();
     }
 
-    fn may_fail(&self, call: &'static str) -> Result<(), HostError> {
-        let mut world = self.world();
-        if let Some((name, left)) = &mut world.fail
-            && *name == call
-        {
-            if *left == 0 {
-                world.fail = None;
-                return Err(HostError::System { what: call.into(), source: std::io::Error::other("told to fail") });
-            }
-            *left -= 1;
-        }
-        Ok(())
-    }
-
-    fn with_link(&self, interface: &str, work: impl FnOnce(&mut Link)) {
+    pub(super) fn with_link(&self, interface: &str, work: impl FnOnce(&mut Link)) {
         if let Some(link) = self.world().links.get_mut(interface) {
             work(link);
+        }
+    }
+}
+
+impl World {
+    /// What is to happen to this call, which is about the link `name`, if about one. What is to happen before has then.
+    pub(super) fn next_trouble(&mut self, call: &'static str, name: &str) -> Option<Trouble> {
+        self.calls.push(call);
+        if let Some((failing, left)) = &mut self.fail
+            && *failing == call
+        {
+            match left.checked_sub(1) {
+                Some(fewer) => *left = fewer,
+                None => {
+                    self.fail = None;
+                    return Some(Trouble::Refused);
+                }
+            }
+        }
+        let trouble = self.troubles.remove(&0);
+        self.troubles = std::mem::take(&mut self.troubles).into_iter().map(|(at, what)| (at - 1, what)).collect();
+        self.troubled += usize::from(trouble.is_some());
+        let free = !self.links.contains_key(name) && !self.bridges.contains_key(name) && !self.veths.contains_key(name);
+        if trouble == Some(Trouble::Usurped) && !name.is_empty() && free {
+            self.foreign.insert(name.to_owned());
+        }
+        trouble
+    }
+
+    /// Somebody else removes a link.
+    pub(super) fn remove_behind(&mut self, name: &str) {
+        self.bridges.remove(name);
+        self.veths.remove(name);
+        if let Some(mut link) = self.links.remove(name) {
+            link.events = None;
+            self.ghosts.insert(name.to_owned(), link);
         }
     }
 }
@@ -156,7 +195,11 @@ impl Lab {
 impl DeviceMaker for Lab {
     fn open(&self, options: &DeviceOptions) -> Result<Box<dyn OverlayDevice>, DeviceError> {
         let mut world = self.world();
-        if world.links.contains_key(&options.name) {
+        let trouble = world.next_trouble("open", &options.name);
+        if matches!(trouble, Some(Trouble::Refused | Trouble::DoneAndRefused)) {
+            return Err(DeviceError::Denied { action: "making a device" });
+        }
+        if world.foreign.contains(&options.name) || world.links.contains_key(&options.name) {
             return Err(DeviceError::Exists(options.name.clone()));
         }
         world.made += 1;
@@ -192,6 +235,13 @@ impl OverlayDevice for FakeDevice {
 
     fn apply(&self, update: DeviceUpdate) -> Result<(), DeviceError> {
         let mut world = self.lab.world();
+        let trouble = world.next_trouble("apply", &self.options.name);
+        if matches!(trouble, Some(Trouble::Refused | Trouble::DoneAndRefused)) {
+            return Err(DeviceError::Denied { action: "changing a device" });
+        }
+        if trouble == Some(Trouble::Removed) {
+            world.remove_behind(&self.options.name);
+        }
         let others =
             |port: &u16| world.links.iter().any(|(name, link)| link.port == *port && *name != self.options.name);
         let taken = |port: &u16| *port != 0 && (world.taken_ports.contains(port) || others(port));
@@ -302,155 +352,5 @@ fn change_peer(peers: &mut Vec<PeerState>, update: &PeerUpdate) {
         if !change.remove {
             peer.allowed_ips.push(change.prefix);
         }
-    }
-}
-
-impl Host for Lab {
-    async fn add_address(&self, interface: &str, address: IpNet) -> Result<(), HostError> {
-        self.host_call("add_address", interface)?;
-        self.with_link(interface, |link| link.addresses.push(address));
-        Ok(())
-    }
-
-    async fn remove_address(&self, interface: &str, address: IpNet) -> Result<(), HostError> {
-        self.host_call("remove_address", interface)?;
-        self.with_link(interface, |link| link.addresses.retain(|held| *held != address));
-        Ok(())
-    }
-
-    async fn path_mtu(&self, to: IpAddr) -> Option<u32> {
-        self.world().paths.get(&to).copied()
-    }
-
-    async fn set_mtu(&self, interface: &str, mtu: u16) -> Result<(), HostError> {
-        self.host_call("set_mtu", interface)?;
-        self.with_link(interface, |link| link.mtu = mtu);
-        Ok(())
-    }
-
-    async fn set_up(&self, interface: &str) -> Result<(), HostError> {
-        self.1.0.acquire().await.unwrap().forget();
-        self.host_call("set_up", interface)?;
-        self.with_link(interface, |link| link.up = true);
-        Ok(())
-    }
-    async fn add_route(&self, interface: &str, prefix: IpNet, source: IpAddr) -> Result<(), HostError> {
-        self.host_call("add_route", interface)?;
-        self.with_link(interface, |link| {
-            link.routes.insert(prefix, source);
-        });
-        Ok(())
-    }
-
-    async fn remove_route(&self, interface: &str, prefix: IpNet) -> Result<(), HostError> {
-        self.host_call("remove_route", interface)?;
-        self.with_link(interface, |link| {
-            link.routes.remove(&prefix);
-        });
-        Ok(())
-    }
-
-    async fn ensure_bridge(&self, bridge: &str, gateway: IpNet, mtu: u16) -> Result<(), AttachError> {
-        self.may_fail("ensure_bridge")?;
-        self.world().bridges.insert(bridge.to_owned(), (gateway, mtu));
-        Ok(())
-    }
-
-    async fn remove_bridge(&self, bridge: &str) -> Result<(), AttachError> {
-        self.may_fail("remove_bridge")?;
-        self.world().bridges.remove(bridge);
-        Ok(())
-    }
-
-    async fn attach(&self, plan: &Plan, _: &Netns) -> Result<(), AttachError> {
-        self.may_fail("attach")?;
-        let mut world = self.world();
-        for link in &plan.links {
-            world.veths.insert(link.host_name.clone(), (plan.owner.clone(), link.clone()));
-        }
-        Ok(())
-    }
-
-    async fn detach(&self, owner: &str, links: &[String]) -> Result<(), HostError> {
-        self.may_fail("detach")?;
-        self.world().veths.retain(|name, (held_by, _)| held_by != owner || !links.contains(name));
-        Ok(())
-    }
-
-    async fn has_link(&self, links: &[String]) -> Result<bool, HostError> {
-        Ok(links.iter().any(|link| self.world().veths.contains_key(link)))
-    }
-
-    async fn sweep(&self, wanted: impl Fn(&Marked<'_>) -> bool + Send + Sync) -> Result<Vec<String>, HostError> {
-        self.may_fail("sweep")?;
-        let mut world = self.world();
-        let unwanted =
-            |name: &str, object: String, is_bridge| !wanted(&Marked { name, object: Some(&object), is_bridge });
-        let bridges = world.bridges.keys().filter(|name| unwanted(name, format!("bridge:{name}"), true));
-        let veths =
-            world.veths.iter().filter(|(name, (owner, link))| unwanted(name, format!("{owner}/{}", link.name), false));
-        let removed: Vec<_> = bridges.chain(veths.map(|(name, _)| name)).cloned().collect();
-        world.bridges.retain(|name, _| !removed.contains(name));
-        world.veths.retain(|name, _| !removed.contains(name));
-        Ok(removed)
-    }
-
-    async fn fence_all(&self, desired: Desired) -> Result<(), FirewallError> {
-        if self.may_fail("fence_all").is_err() {
-            return Err(FirewallError::Contended);
-        }
-        self.world().fence = desired;
-        Ok(())
-    }
-
-    async fn fence(&self, changes: Vec<Change>) -> Result<(), FirewallError> {
-        if self.may_fail("fence").is_err() {
-            return Err(FirewallError::Contended);
-        }
-        let mut world = self.world();
-        let fence = &mut world.fence;
-        for change in changes {
-            match change {
-                Change::AddContainer(name, container) => drop(fence.containers.insert(name, container)),
-                Change::RemoveContainer(name) => drop(fence.containers.remove(&name)),
-                Change::AddMember(prefix, network) => drop(fence.members.insert(prefix, network)),
-                Change::RemoveMember(prefix) => drop(fence.members.remove(&prefix)),
-                Change::Publish(listen, to) => drop(fence.publications.insert(listen, to)),
-                Change::Unpublish(listen) => drop(fence.publications.remove(&listen)),
-                other => panic!("not made one by one: {other:?}"),
-            }
-        }
-        Ok(())
-    }
-
-    async fn unfence(&self) -> Result<(), FirewallError> {
-        self.world().fence = Desired::default();
-        Ok(())
-    }
-
-    async fn firewall(&self) -> Option<(Health, Drops)> {
-        Some((Health::default(), Drops::default()))
-    }
-
-    fn note_forwarding(&self, _: &mut Ledger) -> Result<bool, HostError> {
-        self.may_fail("note_forwarding").map(|()| false)
-    }
-
-    fn write_settings(&self, _: &Ledger) -> Result<(), HostError> {
-        self.world().forwards = true;
-        Ok(())
-    }
-
-    fn restore_settings(&self, _: &mut Ledger) -> Result<(), HostError> {
-        self.world().forwards = false;
-        Ok(())
-    }
-
-    async fn sweep_bridges(&self, keep: &[String]) -> Result<Vec<String>, HostError> {
-        self.may_fail("sweep_bridges")?;
-        let mut world = self.world();
-        let removed: Vec<_> = world.bridges.keys().filter(|name| !keep.contains(name)).cloned().collect();
-        world.bridges.retain(|name, _| keep.contains(name));
-        Ok(removed)
     }
 }

@@ -13,7 +13,7 @@ use crate::firewall::{
     Change, Clients, Container, ContainerLink, Desired, Listen, NetworkId, Protocol, Role, Service as HostService,
 };
 use crate::ipc::wire::{AttachHandle, OverlayMode, PortProtocol, PublishedPort};
-use crate::state::{Attachment, Bridge, GlobalOverlay, Identity, Service, Tables};
+use crate::state::{Attachment, Bridge, GlobalOverlay, Identity, Service, Sysctls, Tables};
 use ipnet::IpNet;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -55,8 +55,12 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
     /// Makes the firewall what the records say. Where nothing was ever set up, nothing is made.
     pub(super) async fn fence_all(&self) -> Result<(), NodeError> {
         let _order = self.fence_order.lock().await;
-        let desired = self.kit.store.read(|tables| self.desired(tables));
-        if desired.interfaces.is_empty() && !self.is_fenced() {
+        let (desired, was_set_up) = self.kit.store.read(|tables| {
+            // Rules may have outlived a process that ended while it removed them.
+            let was_set_up = tables.find::<GlobalOverlay>("").is_some() || tables.find::<Sysctls>("").is_some();
+            (self.desired(tables), was_set_up)
+        });
+        if desired.interfaces.is_empty() && !self.is_fenced() && !was_set_up {
             return Ok(());
         }
         self.kit.host.fence_all(desired).await.map_err(fence_failed)?;

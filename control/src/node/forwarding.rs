@@ -72,7 +72,8 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
     }
 
     pub(super) fn firewall_failed(&self, error: &NodeError) {
-        tracing::error!(%error, "the firewall is not as it should be");
+        tracing::error!(%error, "the firewall is not as it should be; it is tried again");
+        self.fence_wanted.store(true, Ordering::Release);
         let hint = "see the log; containers that are to be fenced cannot be attached until it works";
         self.board.raise(ConditionCode::FirewallFailed, None, Severity::Error, &error.to_string(), Some(hint));
     }

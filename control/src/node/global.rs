@@ -48,6 +48,10 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
                 self.note_chosen_port(record).await;
                 self.fence_all_or_complain().await;
                 drop(turn);
+                if (was.cluster, was.slice) != (plan.cluster, plan.slice) {
+                    // Containers reach the cluster by the address of the node.
+                    self.wire_all_again().await;
+                }
                 if was.cluster != plan.cluster {
                     self.follow_cluster().await;
                 }

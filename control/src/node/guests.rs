@@ -18,10 +18,11 @@ use crate::ipam::Place;
 use crate::ipc::wire::{
     AttachContainer, AttachHandle, AttachmentState, Event, GuestOverlayConfig, OverlayMode, PeerSpec, Response, Secret,
 };
-use crate::state::{Attachment, Service};
-use ginnel_engine::key::PrivateKey;
+use crate::state::{Attachment, Peer, Service};
+use ginnel_engine::key::{PrivateKey, PublicKey};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 /// Seconds between keepalives of a guest, which is behind the address translation of its monitor.
 const GUEST_KEEPALIVE_SECS: u64 = 25;
@@ -31,19 +32,18 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
     pub(super) async fn attach_guest(&self, attach: &AttachContainer) -> Result<Response, NodeError> {
         check(attach)?;
         let _turn = self.workload_orders.turn(&attach.handle.key()).await;
+        let _stays = self.orders.share(&attach.service).await;
+        if let Some(known) = self.kit.store.find::<Attachment>(&Attachment::id_of(&attach.handle)) {
+            is_the_same(&known, attach)?;
+            return self.admit_guest(&self.overlay_with(&known)?, &known).await;
+        }
         let overlay = self.overlay_of_guest(&attach.service)?;
-        let attachment = match self.kit.store.find::<Attachment>(&Attachment::id_of(&attach.handle)) {
-            Some(known) => {
-                is_the_same(&known, attach)?;
-                known
-            }
-            None => {
-                let key = super::key_store::generate()?;
-                let guest_key = Some(Secret::new(key.to_base64()));
-                self.lease_for(Attachment { guest_key, ..unaddressed(attach) }, &[Place::Node], &attach.addresses)
-                    .await?
-            }
-        };
+        let key = super::key_store::generate()?;
+        let guest_key = Some(Secret::new(key.to_base64()));
+        let attachment = Attachment { guest_key, ..unaddressed(attach) };
+        let claim = self.claim_published(attach).await?;
+        let attachment = self.lease_for(attachment, &[Place::Node], &attach.addresses).await?;
+        drop(claim);
         self.or_let_go(&attachment, self.admit_guest(&overlay, &attachment)).await
     }
 
@@ -51,57 +51,92 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
     pub(super) async fn attach_host_shared(&self, attach: &AttachContainer) -> Result<Response, NodeError> {
         check(attach)?;
         let _turn = self.workload_orders.turn(&attach.handle.key()).await;
+        let _stays = self.orders.share(&attach.service).await;
         if self.overlay.live().is_none() {
             return Err(NodeError::NoGlobalOverlay(
                 "host-shared attach requires the global overlay to be set up first (no utun to alias the container /32 on)",
             ));
         }
-        let attachment = match self.kit.store.find::<Attachment>(&Attachment::id_of(&attach.handle)) {
-            Some(known) => {
-                is_the_same(&known, attach)?;
-                known
-            }
-            None => self.lease_for(unaddressed(attach), &[Place::Node], &attach.addresses).await?,
-        };
+        if let Some(known) = self.kit.store.find::<Attachment>(&Attachment::id_of(&attach.handle)) {
+            is_the_same(&known, attach)?;
+            return self.admit_host_shared(&known).await;
+        }
+        let claim = self.claim_published(attach).await?;
+        let attachment = self.lease_for(unaddressed(attach), &[Place::Node], &attach.addresses).await?;
+        drop(claim);
         self.or_let_go(&attachment, self.admit_host_shared(&attachment)).await
     }
 
     /// Brings about again what is written down of such a workload.
     pub(super) async fn restore_linkless(&self, known: &Attachment) {
+        let _turn = self.workload_orders.turn(&known.handle.key()).await;
+        let _stays = self.orders.share(&known.service).await;
+        if self.kit.store.find::<Attachment>(&Attachment::id_of(&known.handle)).as_ref() != Some(known) {
+            return;
+        }
         let restored = match known.handle {
-            AttachHandle::GuestManaged { .. } => match self.overlay_of_guest(&known.service) {
+            AttachHandle::GuestManaged { .. } => match self.overlay_with(known) {
                 Ok(overlay) => self.admit_guest(&overlay, known).await,
                 Err(error) => Err(error),
             },
             _ => self.admit_host_shared(known).await,
         };
-        if let Err(error) = restored {
-            tracing::error!(%error, attachment = known.handle.key(), "a workload that was attached before cannot be");
+        match restored {
+            Ok(_) => {}
+            // Its overlay is down. What is made for it comes with that, unless it was not yet a peer.
+            Err(NodeError::NoGlobalOverlay(_)) => {
+                if guest_key(known).is_some() && self.home_of(known).is_none() {
+                    self.mend_later();
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, attachment = known.handle.key(), "a workload that was attached before cannot be yet");
+                self.mend_later();
+            }
         }
     }
 
-    /// Takes away what was made for such a workload, as far as it is there.
+    /// Takes away what was made for such a workload, as far as it is there. What cannot be is tried again.
     pub(super) async fn part_from(&self, known: &Attachment) {
-        let parted = match (&known.handle, &known.guest_key) {
-            (AttachHandle::GuestManaged { .. }, Some(secret)) => {
-                match (self.overlay_of_guest(&known.service), key(secret)) {
-                    (Ok(overlay), Ok(key)) => overlay.remove_peer(&key.public().to_base64()).await,
-                    _ => Ok(()),
-                }
+        // Also from an overlay that is down: peers are remembered.
+        if let (Some(overlay), Some(key)) = (self.home_of(known), guest_key(known)) {
+            if let Err(error) = overlay.dismiss_peer(key).await {
+                tracing::error!(%error, attachment = known.handle.key(), "a guest that is gone stays a peer: remove it");
             }
-            _ => match self.overlay.live() {
-                Some(live) => self
-                    .kit
-                    .host
-                    .remove_address(&live.interface, known.ip.into())
-                    .await
-                    .map_err(|source| NodeError::ConfigureHost { scope: self.overlay.scope.clone(), source }),
-                None => Ok(()),
-            },
-        };
-        if let Err(error) = parted {
-            tracing::error!(%error, attachment = known.handle.key(), "what was made for a workload that is gone stays until its overlay goes");
         }
+        if matches!(known.handle, AttachHandle::HostShared { .. }) {
+            self.left_addresses().insert(known.ip);
+            self.remove_left_addresses().await;
+        }
+    }
+
+    /// Ids of what is written down of a guest as a peer.
+    pub(super) fn peers_of_guest(&self, known: &Attachment) -> Vec<String> {
+        let Some(key) = guest_key(known) else { return Vec::new() };
+        let peers = self.kit.store.all::<Peer>().into_iter().filter(|peer| peer.public_key == key);
+        peers.map(|peer| Peer::id_of(&peer.scope, &key)).collect()
+    }
+
+    /// Takes the addresses of programs that are gone from the tunnel.
+    pub(super) async fn remove_left_addresses(&self) {
+        let left = self.left_addresses().clone();
+        for ip in left {
+            // Whoever has it by now keeps it.
+            let is_had = self.kit.store.read(|tables| tables.all::<Attachment>().any(|one| one.ip == ip));
+            if let Some(live) = self.overlay.live().filter(|_| !is_had)
+                && let Err(error) = self.kit.host.remove_address(&live.interface, ip.into()).await
+                && !error.is_not_found()
+            {
+                tracing::error!(%error, %ip, "an address of a program that is gone cannot be removed yet");
+                self.mend_later();
+                continue;
+            }
+            self.left_addresses().remove(&ip);
+        }
+    }
+
+    fn left_addresses(&self) -> std::sync::MutexGuard<'_, BTreeSet<IpAddr>> {
+        self.left_addresses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn or_let_go(
@@ -172,15 +207,28 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
     }
 
     async fn admit_host_shared(&self, attachment: &Attachment) -> Result<Response, NodeError> {
-        self.fence(attachment).await?;
+        // Where there is no tunnel there are no rules; both come with its setup.
         if let Some(live) = self.overlay.live() {
+            self.fence(attachment).await?;
             let added = self.kit.host.add_address(&live.interface, attachment.ip.into()).await;
             added.map_err(|source| NodeError::ConfigureHost { scope: self.overlay.scope.clone(), source })?;
         }
         Ok(answer(attachment))
     }
 
-    /// The overlay a guest of this service is a peer in.
+    /// The overlay that a guest which was admitted is a peer in, up or not.
+    fn home_of(&self, known: &Attachment) -> Option<Arc<Overlay<M, H>>> {
+        let key = guest_key(known)?;
+        let overlays = std::iter::once(self.overlay.clone()).chain(self.service_overlay(&known.service).ok());
+        overlays.into_iter().find(|overlay| overlay.peers().peer(&key).is_some())
+    }
+
+    /// The same, or the one it is to be admitted to.
+    fn overlay_with(&self, known: &Attachment) -> Result<Arc<Overlay<M, H>>, NodeError> {
+        self.home_of(known).map_or_else(|| self.overlay_of_guest(&known.service), Ok)
+    }
+
+    /// The overlay a guest of this service becomes a peer in.
     fn overlay_of_guest(&self, service: &str) -> Result<Arc<Overlay<M, H>>, NodeError> {
         let dedicated =
             self.kit.store.find::<Service>(service).is_some_and(|known| known.mode == OverlayMode::Dedicated);
@@ -199,6 +247,11 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
 /// The prefix of one address.
 fn single(ip: IpAddr) -> String {
     format!("{ip}/{}", if ip.is_ipv4() { 32 } else { 128 })
+}
+
+/// The public key of a guest.
+pub(super) fn guest_key(known: &Attachment) -> Option<PublicKey> {
+    Some(key(known.guest_key.as_ref()?).ok()?.public())
 }
 
 fn key(secret: &Secret) -> Result<PrivateKey, NodeError> {

@@ -4,6 +4,7 @@ use super::addresses::Holder;
 use super::device::DeviceMaker;
 use super::dispatch::Node;
 use super::error::NodeError;
+use super::guests::guest_key;
 use super::host::Host;
 use super::status;
 use crate::ipam::Lease as IpamLease;
@@ -14,7 +15,7 @@ use crate::ipc::wire::{
 };
 use crate::state::{Attachment, Bridge, Lease, Name, Service, Transaction};
 use ginnel_engine::key::PublicKey;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 
 impl<M: DeviceMaker, H: Host> Node<M, H> {
@@ -88,13 +89,15 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             removed.extend(gone.iter().map(|key| name(key)));
         }
         if keep.covers(ObjectKind::Peers) {
+            // Guests go with their attachments: whoever tells the peers does not know their keys.
+            let guests: HashSet<_> = self.kit.store.all::<Attachment>().iter().filter_map(guest_key).collect();
             let services = self.service_overlays();
             let mut overlays = vec![(PeerScope::Global, self.overlay.clone())];
             overlays.extend(services.into_iter().map(|(service, overlay)| (PeerScope::Service { service }, overlay)));
             for (scope, overlay) in overlays {
                 let name =
                     |key: &PublicKey| ObjectName { kind: ObjectKind::Peers, key: scope.peer_key(&key.to_base64()) };
-                let gone = overlay.retain_peers(|key| keep.keeps(&name(key))).await?;
+                let gone = overlay.retain_peers(|key| guests.contains(key) || keep.keeps(&name(key))).await?;
                 removed.extend(gone.iter().map(name));
             }
         }

@@ -102,11 +102,15 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             workload_orders: Default::default(),
             fence_order: Default::default(),
             size_order: Default::default(),
+            ports_order: Default::default(),
             networks: Default::default(),
             sysctls: tokio::sync::Mutex::new(sysctls),
             watcher: watcher.ok(),
             endings: Default::default(),
             sweep_wanted: AtomicBool::new(false),
+            left_addresses: Mutex::default(),
+            mend_wanted: AtomicBool::new(false),
+            fence_wanted: AtomicBool::new(false),
             fenced: AtomicBool::new(false),
             board,
             naming,
@@ -151,12 +155,16 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             return Err(NodeError::Stopping);
         }
         let all = self.kit.store.read(|tables| tables.iter().map(|object| object.key()).collect::<Vec<_>>());
-        // What settings of the kernel were is needed until they are put back.
-        let kept = [Kind::Identity, Kind::Seal, Kind::Sysctls];
+        // What settings of the kernel were is needed until they are put back, and that there was an overlay until its
+        // rules are gone.
+        let kept = [Kind::Identity, Kind::Seal, Kind::Sysctls, Kind::GlobalOverlay];
         let deletions = all.into_iter().filter(|key| !kept.contains(&key.kind)).collect();
-        self.kit.commit(Transaction { puts: Vec::new(), deletions }).await?;
+        let global = self.kit.store.find::<GlobalOverlay>("");
+        let puts = global.map(|global| GlobalOverlay { up: false, ..global }.into()).into_iter().collect();
+        self.kit.commit(Transaction { puts, deletions }).await?;
         self.stopping.store(true, Ordering::Release);
         self.leave_kernel().await;
+        self.kit.take_back(Transaction::new().delete::<GlobalOverlay>("")).await;
         Ok(())
     }
 
@@ -220,6 +228,9 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             loop {
                 tokio::time::sleep(LOOK_INTERVAL).await;
                 let Some(node) = node.upgrade() else { return };
+                if let Ok(_gate) = node.enter().await {
+                    node.mend_firewall().await;
+                }
                 if node.is_fenced() {
                     heals = node.look_at_firewall(heals).await;
                 }
@@ -235,6 +246,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
                 let Some(node) = node.upgrade() else { return };
                 if let Ok(_gate) = node.enter().await {
                     node.tidy_addresses().await;
+                    node.mend().await;
                     node.look_at_paths().await;
                     if node.sweep_wanted.swap(false, Ordering::AcqRel) {
                         node.sweep().await;

@@ -14,6 +14,7 @@ use crate::ipc::wire::PeerSpec;
 use ginnel_engine::command::{AllowedIpUpdate, DeviceUpdate, PeerUpdate};
 use ginnel_engine::key::PublicKey;
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 /// A session older than this is no longer used (WireGuard paper, section 6.1: `REJECT_AFTER_TIME`).
@@ -79,6 +80,54 @@ impl<M: DeviceMaker, H: Host> Overlay<M, H> {
         self.change_peers(OP, self.live().as_ref(), changes, vec![update]).await?;
         self.care.forget(&key);
         Ok(())
+    }
+
+    /// Removes a peer whose owner is gone already, from disk and book in any case. Where the device does not let go of it,
+    /// [`Overlay::dismiss_again`] tries it again.
+    ///
+    /// # Errors
+    /// [`NodeError`] where the disk refuses; the peer is as before then.
+    pub(super) async fn dismiss_peer(&self, key: PublicKey) -> Result<(), NodeError> {
+        let _turn = self.turn().await?;
+        let changes = self.peers().removing(&key);
+        self.kit.commit(transaction(&self.scope, &changes)).await?;
+        self.peers().make(changes);
+        self.care.forget(&key);
+        self.dismissed().insert(key);
+        self.send_dismissed().await;
+        Ok(())
+    }
+
+    /// Has the device let go of the peers that it has not yet, and mends the host's side if that is needed.
+    pub(super) async fn dismiss_again(&self) {
+        let needs_mending = self.live().is_some_and(|live| live.needs_mending.load(Ordering::Acquire));
+        if self.dismissed().is_empty() && !needs_mending {
+            return;
+        }
+        let Ok(_turn) = self.turn().await else { return };
+        self.send_dismissed().await;
+        if let Some(live) = self.live().filter(|live| live.needs_mending.swap(false, Ordering::AcqRel))
+            && let Err(error) = self.configure_host(&live).await
+        {
+            tracing::warn!(%error, scope = %self.scope, "an overlay cannot be mended yet");
+            live.needs_mending.store(true, Ordering::Release);
+        }
+    }
+
+    async fn send_dismissed(&self) {
+        let gone: Vec<_> = {
+            let book = self.peers();
+            // Who was added again is no concern of ours.
+            self.dismissed().retain(|key| book.peer(key).is_none());
+            self.dismissed().iter().copied().collect()
+        };
+        let updates = gone.iter().map(|key| PeerUpdate { remove: true, ..PeerUpdate::new(*key) }).collect();
+        if let Some(live) = self.live()
+            && let Err(error) = self.apply(&live, &Changes::new(), updates).await
+        {
+            return tracing::warn!(error, scope = %self.scope, "a device keeps a peer whose owner is gone; it is tried again");
+        }
+        self.dismissed().retain(|key| !gone.contains(key));
     }
 
     /// Removes the peers that `keeps` says no to, which it is asked when no other change is in progress. Returns them.

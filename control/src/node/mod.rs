@@ -44,6 +44,7 @@ mod kit;
 mod life;
 mod marker;
 mod members;
+mod mend;
 mod mtu;
 mod name;
 mod names;
@@ -51,6 +52,7 @@ mod naming;
 mod orders;
 mod overlay;
 mod peers;
+mod ports;
 mod recovery;
 mod routes;
 mod services;
@@ -60,6 +62,8 @@ mod status;
 #[cfg(any(test, feature = "fuzzing"))]
 #[cfg_attr(not(test), expect(dead_code, reason = "fuzz targets turn few of the knobs that tests do"))]
 pub(crate) mod fake;
+#[cfg(test)]
+mod fake_host;
 #[cfg(test)]
 mod tests;
 

@@ -5,7 +5,8 @@ use super::dispatch::Node;
 use super::error::NodeError;
 use super::host::Host;
 use crate::dns::{NameFault, canonical};
-use crate::state::{Kind, Name, Transaction};
+use crate::state::{Attachment, Kind, Name, Transaction};
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 /// Names at once: ten for each address of a /16 that is used up would be more, but no node has that many workloads.
@@ -48,31 +49,61 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         Ok(())
     }
 
-    /// Takes one address from a name, and the name away with its last.
-    pub(super) async fn unregister_address(&self, name: &str, ip: IpAddr) -> Result<(), NodeError> {
-        let name = normalize(name)?;
-        let _order = self.names_order.lock().await;
-        let Some(mut known) = self.kit.store.find::<Name>(&name) else { return Ok(()) };
-        known.addresses.retain(|held| *held != ip);
-        let transaction = match known.addresses.is_empty() {
-            true => Transaction::new().delete::<Name>(name.as_str()),
-            false => Transaction::new().put(known.clone()),
-        };
-        self.kit.commit(transaction).await?;
-        self.tell_name(&name, &known.addresses);
-        Ok(())
+    /// Adds to `transaction` that a workload has its name no more. To be called by whoever has the order of the names, until
+    /// it is committed.
+    pub(super) fn without_name(&self, attachment: &Attachment, transaction: Transaction) -> Transaction {
+        let name = name_of(attachment).and_then(|name| normalize(&name).ok());
+        let Some(mut known) = name.and_then(|name| self.kit.store.find::<Name>(&name)) else { return transaction };
+        known.addresses.retain(|held| *held != attachment.ip);
+        match known.addresses.is_empty() {
+            true => transaction.delete::<Name>(known.name),
+            false => transaction.put(known),
+        }
+    }
+
+    /// Has the name server answer without what [`Node::without_name`] took away.
+    pub(super) fn tell_without_name(&self, attachment: &Attachment) {
+        self.tell_domain(attachment, false);
+        if let Some(name) = name_of(attachment).and_then(|name| normalize(&name).ok()) {
+            let left = self.kit.store.find::<Name>(&name).map(|known| known.addresses).unwrap_or_default();
+            self.tell_name(&name, &left);
+        }
     }
 
     /// Takes the names away that `keeps` says no to, which it is asked when no other change is in progress. Returns them.
     pub(super) async fn retain_names(&self, keeps: impl Fn(&str) -> bool) -> Result<Vec<String>, NodeError> {
         let _order = self.names_order.lock().await;
-        let names = self.kit.store.all::<Name>().into_iter().map(|known| known.name);
-        let gone: Vec<_> = names.filter(|name| !keeps(name)).collect();
-        let transaction = gone.iter().fold(Transaction::new(), |transaction, name| transaction.delete::<Name>(name));
+        // Those of workloads go with them.
+        let own: HashSet<_> = self.kit.store.all::<Attachment>().iter().filter_map(own_name).collect();
+        let (mut gone, mut fewer) = (Vec::new(), Vec::new());
+        let mut transaction = Transaction::new();
+        for mut known in self.kit.store.all::<Name>().into_iter().filter(|known| !keeps(&known.name)) {
+            let name = known.name.clone();
+            let before = known.addresses.len();
+            known.addresses.retain(|ip| own.contains(&(name.clone(), *ip)));
+            if known.addresses.is_empty() {
+                transaction = transaction.delete::<Name>(name.clone());
+                gone.push(name);
+            } else if known.addresses.len() < before {
+                fewer.push((name, known.addresses.clone()));
+                transaction = transaction.put(known);
+            }
+        }
         self.kit.commit(transaction).await?;
+        fewer.iter().for_each(|(name, left)| self.tell_name(name, left));
         gone.iter().for_each(|name| self.tell_name(name, &[]));
         Ok(gone)
     }
+}
+
+/// The name that a workload asked for: its service, in its domain.
+pub(super) fn name_of(attachment: &Attachment) -> Option<String> {
+    attachment.dns_domain.as_ref().map(|domain| format!("{}.{domain}", attachment.service))
+}
+
+/// The name that a workload has, and its address.
+fn own_name(attachment: &Attachment) -> Option<(String, IpAddr)> {
+    normalize(&name_of(attachment)?).ok().map(|name| (name, attachment.ip))
 }
 
 /// The name in lower case and without the dot at its end.

@@ -22,14 +22,15 @@ use super::peers::{PeerBook, transaction};
 use super::recovery::{Lost, Recovery};
 use super::routes::{self, RoutePlan};
 use crate::host::HostError;
-use crate::ipc::wire::{Event, PeerScope};
-use crate::state::{self, Scope};
+use crate::ipc::wire::{AttachHandle, Event, PeerScope};
+use crate::state::{self, Attachment, Scope};
 use ginnel_backends::device::DeviceOptions;
 use ginnel_engine::command::{DeviceUpdate, PrivateKeyUpdate};
 use ginnel_engine::event::Event as DeviceEvent;
 use ginnel_engine::key::{PrivateKey, PublicKey};
 use ipnet::IpNet;
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -56,6 +57,8 @@ pub struct Overlay<M, H> {
     live: RwLock<Option<Live>>,
     peers: Mutex<PeerBook>,
     pub(super) care: Care,
+    /// Peers that are gone but for the device.
+    dismissed: Mutex<BTreeSet<PublicKey>>,
     stopping: AtomicBool,
 }
 
@@ -71,6 +74,8 @@ pub(super) struct Live {
     pub(super) diverted: Arc<AtomicU64>,
     /// Routes that were made, besides that of the address.
     pub(super) routes: Arc<Mutex<BTreeSet<IpNet>>>,
+    /// The host's side of it is not what it is to be, because of a failure after another.
+    pub(super) needs_mending: Arc<AtomicBool>,
 }
 
 impl<M: DeviceMaker, H: Host> Overlay<M, H> {
@@ -87,6 +92,7 @@ impl<M: DeviceMaker, H: Host> Overlay<M, H> {
             live: RwLock::default(),
             peers: Mutex::new(PeerBook::restore(records.into_iter())),
             care: Care::default(),
+            dismissed: Mutex::default(),
             stopping: AtomicBool::new(false),
         });
         overlay.start_care();
@@ -164,6 +170,10 @@ impl<M: DeviceMaker, H: Host> Overlay<M, H> {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(super) fn dismissed(&self) -> MutexGuard<'_, BTreeSet<PublicKey>> {
+        self.dismissed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Makes a device according to `plan`, taking over what is left of a `lost` one.
     pub(super) async fn bring_up(&self, plan: DevicePlan, lost: Option<&Lost>) -> Result<Live, NodeError> {
         let private_key = lost.and_then(Lost::private_key).unwrap_or_else(|| plan.private_key.clone());
@@ -178,7 +188,8 @@ impl<M: DeviceMaker, H: Host> Overlay<M, H> {
         let device = DeviceSlot::open(self.kit.maker.clone(), options).await;
         let device = device.map_err(|source| NodeError::Create { scope: self.scope.clone(), source })?;
         let interface = device.name().await.unwrap_or_else(|| plan.interface.clone());
-        let live = Live { plan, interface, public_key, device, diverted: Arc::default(), routes: Arc::default() };
+        let (diverted, routes, needs_mending) = Default::default();
+        let live = Live { plan, interface, public_key, device, diverted, routes, needs_mending };
         if let Err(error) = self.configure(&live, private_key, lost).await {
             live.device.close().await;
             return Err(error);
@@ -201,15 +212,31 @@ impl<M: DeviceMaker, H: Host> Overlay<M, H> {
             peers,
         };
         live.device.apply(update).await.map_err(|error| self.device_refused(error))?;
+        self.configure_host(live).await.map_err(|error| self.host_refused(error))
+    }
+
+    /// Makes the host's side what it is to be, as often as that is asked for.
+    pub(super) async fn configure_host(&self, live: &Live) -> Result<(), HostError> {
         let host = &self.kit.host;
-        let configured = async {
-            host.set_mtu(&live.interface, self.kit.size.mtu()).await?;
-            host.add_address(&live.interface, live.plan.address).await?;
-            host.set_up(&live.interface).await?;
-            let wanted = routes::wanted(&live.plan, &self.peers(), &Vec::new());
-            routes::bring_about(host, live, &wanted).await
-        };
-        configured.await.map_err(|error| self.host_refused(error))
+        host.set_mtu(&live.interface, self.kit.size.mtu()).await?;
+        host.add_address(&live.interface, live.plan.address).await?;
+        for ip in self.tenants() {
+            host.add_address(&live.interface, ip.into()).await?;
+        }
+        host.set_up(&live.interface).await?;
+        let wanted = routes::wanted(&live.plan, &self.peers(), &Vec::new());
+        routes::bring_about(host, live, &wanted).await
+    }
+
+    /// Addresses of programs on this host, which are on the tunnel of the node.
+    fn tenants(&self) -> Vec<IpAddr> {
+        if self.scope != Scope::Global {
+            return Vec::new();
+        }
+        self.kit.store.read(|tables| {
+            let all = tables.all::<Attachment>();
+            all.filter(|one| matches!(one.handle, AttachHandle::HostShared { .. })).map(|one| one.ip).collect()
+        })
     }
 
     async fn change(&self, live: &Live, plan: &DevicePlan) -> Result<(), NodeError> {
@@ -238,12 +265,20 @@ impl<M: DeviceMaker, H: Host> Overlay<M, H> {
     /// removes secondaries with their primary.
     async fn move_address(&self, live: &Live, plan: &DevicePlan) -> Result<(), HostError> {
         let (host, interface, old) = (&self.kit.host, &live.interface, live.plan.address);
-        host.remove_address(interface, old).await?;
-        let moved = host.add_address(interface, plan.address).await;
-        if moved.is_err()
-            && let Err(error) = host.add_address(interface, old).await
-        {
-            tracing::error!(%error, "the former address could not be given back");
+        let moved = async {
+            host.remove_address(interface, old).await?;
+            host.add_address(interface, plan.address).await
+        };
+        let moved = moved.await;
+        if moved.is_err() {
+            let back = async {
+                host.remove_address(interface, plan.address).await?;
+                host.add_address(interface, old).await
+            };
+            if let Err(error) = back.await {
+                tracing::error!(%error, "the former address could not be given back yet");
+                live.needs_mending.store(true, Ordering::Release);
+            }
         }
         moved
     }

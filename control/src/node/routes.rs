@@ -14,6 +14,7 @@ use crate::host::HostError;
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 
 /// Which prefixes of peers get routes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,25 +49,32 @@ pub(super) fn wanted(plan: &DevicePlan, book: &PeerBook, changes: &Changes) -> B
     peers.flat_map(|peer| &peer.allowed_ips).filter(|prefix| plan.routes.wants(prefix)).copied().collect()
 }
 
-/// Makes the routes that are missing, then removes those too many. Where one cannot be made, those made before it go.
+/// Makes the routes that are missing, then removes those too many. Where one cannot be made, those made before it go. One
+/// that cannot be removed is noted, and removed the next time.
 pub(super) async fn bring_about<H: Host>(host: &H, live: &Live, wanted: &BTreeSet<IpNet>) -> Result<(), HostError> {
     let present = live.routes.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let mut made = Vec::new();
     for prefix in wanted.difference(&present) {
+        // It may be there all the same, where the answer got lost.
+        made.push(*prefix);
         if let Err(error) = host.add_route(&live.interface, *prefix, live.plan.address.addr()).await {
             for prefix in made {
                 let _ = host.remove_route(&live.interface, prefix).await;
             }
             return Err(error);
         }
-        made.push(*prefix);
     }
+    let mut left = BTreeSet::new();
     for prefix in present.difference(wanted) {
         if let Err(error) = host.remove_route(&live.interface, *prefix).await {
-            tracing::warn!(%error, %prefix, "a route to a peer that is gone stays until its interface goes");
+            tracing::warn!(%error, %prefix, "a route to a peer that is gone cannot be removed yet");
+            left.insert(*prefix);
         }
     }
-    live.routes.lock().unwrap_or_else(PoisonError::into_inner).clone_from(wanted);
+    if !left.is_empty() {
+        live.needs_mending.store(true, Ordering::Release);
+    }
+    *live.routes.lock().unwrap_or_else(PoisonError::into_inner) = wanted | &left;
     Ok(())
 }
 

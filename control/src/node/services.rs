@@ -184,10 +184,8 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
 
     /// Brings the bridge and device of a service up that was up before this process started.
     pub(super) async fn restore_service(&self, known: &Service) {
+        self.restore_bridge(known).await;
         let _turn = self.orders.turn(&known.service).await;
-        if let Err(error) = self.confirm_bridge(known).await {
-            tracing::error!(%error, service = known.service, "the bridge of a service could not be brought up again; repeat its setup");
-        }
         if let Some(identity) = self.identity_of(known) {
             match self.device_plan(&identity) {
                 Ok(plan) => {
@@ -196,6 +194,18 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
                 }
                 Err(error) => tracing::error!(%error, service = known.service, "the key of a service cannot be used"),
             }
+        }
+    }
+
+    /// Brings up again what is written down of the bridge of a service; where that fails, it is tried again.
+    pub(super) async fn restore_bridge(&self, known: &Service) {
+        let _turn = self.orders.turn(&known.service).await;
+        if self.kit.store.find::<Service>(&known.service).as_ref() != Some(known) {
+            return;
+        }
+        if let Err(error) = self.confirm_bridge(known).await {
+            tracing::error!(%error, service = known.service, "the bridge of a service could not be brought up again yet");
+            self.mend_later();
         }
     }
 
@@ -385,7 +395,8 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         }
         if let Some(bridge) = bridge {
             if let Err(error) = self.kit.host.remove_bridge(&bridge.bridge).await {
-                tracing::error!(%error, bridge = bridge.bridge, "a bridge could not be removed; the next start does");
+                tracing::error!(%error, bridge = bridge.bridge, "a bridge could not be removed; a sweep tries again");
+                self.sweep_later();
             }
             self.addresses().close(&bridge.subnet_of, bridge.node_id);
         }
@@ -403,7 +414,8 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         if let Some(bridge) = undo.bridge
             && let Err(error) = self.kit.host.remove_bridge(&bridge).await
         {
-            tracing::error!(%error, bridge, "a bridge of a setup that failed could not be removed; the next start does");
+            tracing::error!(%error, bridge, "a bridge of a setup that failed could not be removed; a sweep tries again");
+            self.sweep_later();
         }
         if let Some((subnet_of, node_id)) = undo.subnet {
             self.addresses().close(&subnet_of, node_id);

@@ -167,6 +167,12 @@ impl Store {
         self.read(|tables| tables.find::<T>(id).cloned())
     }
 
+    /// Upgrades until the writer has ended, too, and the file is whoever opens it next's.
+    #[cfg(test)]
+    pub(crate) fn life(&self) -> std::sync::Weak<RwLock<Tables>> {
+        Arc::downgrade(&self.tables)
+    }
+
     /// How the store is.
     #[must_use]
     pub fn health(&self) -> Health {

@@ -14,23 +14,31 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod kernel;
+#[path = "../common/model/mod.rs"]
 mod model;
 
 use common::machine::{Daemon, in_private_machine, installed_as};
 use common::until;
 use common::wire::Wire;
+use ginnel_control::lab::container::Container;
 use kernel::LookAlikes;
-use model::{Operation, World};
+use model::{Choices, Operation, Workload, World};
 use nix::sys::signal::Signal;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
 const SOCKET: &str = "/var/run/zlayer-overlayd.sock";
 
-/// Kills in each of the parallel campaigns; 200 in all.
-const KILLS: u32 = 50;
+/// Kills in each of the parallel campaigns: 60 in all, 200 with `GINNEL_TEST_SLOW=1`.
+fn kills_wanted() -> u32 {
+    if std::env::var_os("GINNEL_TEST_SLOW").is_some() { 50 } else { 15 }
+}
+
+/// Containers that are attached and end.
+const CONTAINERS: usize = 4;
 
 /// Operations of one life, at most.
 const OPERATIONS_MAX: u32 = 8;
@@ -72,6 +80,7 @@ fn campaign(number: u64) {
             program: installed_as("zlayer-overlayd"),
             look_alikes: LookAlikes::plant(),
             world: World::default(),
+            containers: (0..CONTAINERS).map(|_| Container::start().unwrap()).collect(),
             answered: 0,
             interrupted: 0,
         }
@@ -84,6 +93,7 @@ struct Campaign {
     program: PathBuf,
     look_alikes: LookAlikes,
     world: World,
+    containers: Vec<Container>,
     answered: u32,
     interrupted: u32,
 }
@@ -91,7 +101,7 @@ struct Campaign {
 impl Campaign {
     fn run(&mut self) {
         let mut kills = 0;
-        while kills < KILLS {
+        while kills < kills_wanted() {
             let (mut daemon, mut wire) = self.start(&mut kills);
             for _ in 0..self.rng.random_range(0..OPERATIONS_MAX) {
                 let operation = self.draw();
@@ -123,7 +133,9 @@ impl Campaign {
     }
 
     fn draw(&mut self) -> Operation {
-        Operation::draw(&mut self.rng, &self.world)
+        let pids: Vec<_> = self.containers.iter().map(Container::pid).collect();
+        let bytes: [u8; 10] = self.rng.random();
+        Operation::draw(&mut Choices::new(&bytes), self.world.state(), &Workload::all(&pids))
     }
 
     /// Starts a daemon, after some that are killed while they start, and looks at everything.
@@ -134,6 +146,12 @@ impl Campaign {
             daemon.signal(Signal::SIGKILL);
             daemon.end();
             *kills += 1;
+        }
+        if self.rng.random_bool(0.2) {
+            // One ends while nobody watches.
+            let number = self.rng.random_range(0..CONTAINERS);
+            let ended = std::mem::replace(&mut self.containers[number], Container::start().unwrap());
+            self.world = self.world.ended(&format!("linux_pid:{}", ended.pid()));
         }
         let daemon = Daemon::start(&self.program, &[]);
         let mut wire = Wire::connect(SOCKET);
@@ -169,6 +187,7 @@ impl Campaign {
         daemon.signal(Signal::SIGTERM);
         assert!(daemon.end().0.success());
         until("nothing of ours is left", || kernel::links_of_ours().is_empty());
+        kernel::check_rules(&BTreeSet::new());
         self.look_alikes.check();
     }
 }

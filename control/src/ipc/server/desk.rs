@@ -21,7 +21,7 @@ use tokio::time::timeout;
 /// The target of the lines that say who changed what, for filters.
 pub(crate) const AUDIT: &str = "ginnel_control::audit";
 
-pub(super) struct Desk<H> {
+pub(crate) struct Desk<H> {
     handler: Arc<H>,
     pub(super) settings: Live<ServerSettings>,
     pub(super) hub: EventHub,
@@ -34,7 +34,7 @@ pub(super) struct Desk<H> {
 }
 
 impl<H: Handler> Desk<H> {
-    pub(super) fn new(handler: Arc<H>, settings: Live<ServerSettings>, hub: EventHub, board: HealthBoard) -> Self {
+    pub(crate) fn new(handler: Arc<H>, settings: Live<ServerSettings>, hub: EventHub, board: HealthBoard) -> Self {
         let (book, giving) = (SyncBook::default(), tokio::sync::RwLock::default());
         Self { handler, settings, hub, board, tally: Tally::default(), book, giving }
     }
@@ -82,7 +82,7 @@ impl<H: Handler> Desk<H> {
     }
 
     /// Carries the request out and says so in the log, unless it only looks.
-    async fn record(&self, order: Order) -> Response {
+    pub(crate) async fn record(&self, order: Order) -> Response {
         if order.request.reads_only() {
             return self.dispatch(order).await;
         }

@@ -21,7 +21,7 @@
 //! given up for a moment, so that whoever connects is turned away rather than left waiting.
 
 mod connection;
-mod desk;
+pub(crate) mod desk;
 mod receiver;
 mod spare;
 

@@ -1,11 +1,14 @@
 //! The node behind its real server and a real socket, with doubles for device and host.
 
 mod addresses;
+mod attachments;
 mod care;
 mod contract;
+mod image;
 mod inventory;
 mod malformed;
 mod members;
+mod model;
 mod overlay;
 mod recovery;
 mod restart;
