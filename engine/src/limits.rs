@@ -36,17 +36,17 @@ pub const LANES_MAX: usize = 8;
 /// Room of a lane: a superpacket plus one more datagram opened behind it.
 pub const LANE_ROOM: usize = 2 * 65_536;
 
-/// Handshake messages answered per turn. One costs about 110 µs, so 4 stay below half a millisecond.
+/// Handshake messages answered per turn. One costs about 240 µs, so 4 stay below a millisecond.
 pub const HANDSHAKES_PER_TURN: usize = 4;
 
 /// Handshake messages per second before a sender has to prove its address with a cookie (paper, section 5.3).
 pub const HANDSHAKES_PER_SEC_UNPROVEN: u64 = 200;
 
-/// Handshake messages per second, beyond those, of senders that have proven their address: a tenth of a core.
-pub const HANDSHAKES_PER_SEC_PROVEN: u64 = 800;
+/// Handshake messages per second, beyond those, of senders that have proven their address: a twentieth of a core.
+pub const HANDSHAKES_PER_SEC_PROVEN: u64 = 200;
 
-/// Cookies sent per second: a few hundredths of a core.
-pub const COOKIES_PER_SEC: u64 = 5_000;
+/// Cookies sent per second: two hundredths of a core.
+pub const COOKIES_PER_SEC: u64 = 3_000;
 
 /// Packets of a peer that wait for a session: as many as boringtun keeps, twice as many as the Linux module.
 pub const STAGED_PACKETS_MAX: usize = 256;

@@ -3,11 +3,12 @@
 //! ```text
 //! first MAC wrong                          dropped
 //! 200 in a second with a first MAC         pass
-//! more, second MAC missing or wrong        a cookie, up to 5,000 a second
-//! more, second MAC right                   20 in a second of an address, 800 of all, pass
+//! more, second MAC missing or wrong        a cookie, up to 3,000 a second
+//! more, second MAC right                   20 in a second of an address, 200 of all, pass
 //! ```
-//! A handshake takes about 110 µs to answer, a cookie 2 µs and as much again to send, a first MAC 0.4 µs: whatever comes,
-//! it is about a tenth of one core for each of the first and the last row, and less for the others.
+//! Of one core (AMD EPYC, Zen 4): a handshake takes about 240 µs to answer, a cookie 3.3 µs and about half as much to send,
+//! a wrong first MAC 0.36 µs, a wrong second one 1.4 µs more. 50,000 a second without second MACs are 9 % of the core,
+//! random bytes 2 %, and the worst of all mixtures 20 %.
 
 use super::hash::mac;
 use crate::limits::{COOKIES_PER_SEC, HANDSHAKES_PER_SEC_PROVEN, HANDSHAKES_PER_SEC_UNPROVEN};
@@ -145,9 +146,9 @@ mod tests {
         let mut budget = Budget::new([1; 32]);
         let greedy = "192.0.2.1".parse().unwrap();
         assert_eq!((0..1_000).filter(|_| budget.proven(at(0), greedy)).count(), 5);
-        let others = (0..200_u32).filter(|&n| budget.proven(at(0), IpAddr::from((n << 8 | 7).to_be_bytes()))).count();
+        let others = (0..150_u32).filter(|&n| budget.proven(at(0), IpAddr::from((n << 8 | 7).to_be_bytes()))).count();
         // Some share a bucket, which has room for five.
-        assert!(others >= 195, "{others}");
+        assert!(others >= 145, "{others}");
         let mut all = Budget::new([1; 32]);
         let passed = (0..100_000_u32).filter(|&n| all.proven(at(0), IpAddr::from(n.to_be_bytes()))).count();
         assert_eq!(passed as u64, HANDSHAKES_PER_SEC_PROVEN);
