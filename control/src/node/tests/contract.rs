@@ -99,7 +99,7 @@ async fn status_has_the_shape_of_the_paper_and_more() {
     );
     assert!(full.starts_with(&expected), "{full}");
     assert!(full.ends_with(
-        r#""offloads":[{"name":"tun_tcp","state":"on","fallbacks":0}],"drops":{"outbound_unrouted":1},"workers":1,"totals":{"diverted_datagrams":0}}}"#
+        r#""offloads":[{"name":"tun_tcp","state":"on","fallbacks":0}],"drops":{"outbound_unrouted":1},"workers":1,"cipher":"none","totals":{"diverted_datagrams":0}}}"#
     ));
 }
 
