@@ -232,7 +232,7 @@ async fn five_thousand_malformed_frames_change_nothing() {
             world.links.len(),
             world.bridges.len(),
             world.veths.len(),
-            world.fence.clone(),
+            world.fence.desired().clone(),
         )
     };
     let before = (status(&mut client).await, journal(), kernel(), peers(&daemon), daemon.heard().len());
