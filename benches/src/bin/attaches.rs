@@ -74,7 +74,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         .collect();
     let most = cases.iter().map(|case| case.present).max().unwrap_or_default();
     let at_once = usize::from(arguments.at_once);
-    let containers = (0..most + at_once).map(|_| Container::start()).collect::<Result<Vec<_>, _>>()?;
+    let calls = usize::try_from(arguments.calls)?;
+    let containers = (0..most + at_once.max(calls)).map(|_| Container::start()).collect::<Result<Vec<_>, _>>()?;
     let pids: Vec<_> = containers.iter().map(Container::pid).collect();
     println!("| present | | calls | daemon | attach p50 [ms] | p99 | detach p50 [ms] | p99 |");
     println!("| ---: | :--- | ---: | :--- | ---: | ---: | ---: | ---: |");
@@ -83,9 +84,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             let daemon = Daemon::start(contender, &keeper)?;
             let mut orchestrator = daemon.connect()?;
             let (there, free) = (&pids[..case.present], &pids[case.present..]);
-            case.set_up(&mut orchestrator, there, at_once).map_err(|error| daemon.blame(&error))?;
-            let alone =
-                alone(&mut orchestrator, case, free[0], arguments.calls).map_err(|error| daemon.blame(&error))?;
+            case.set_up(&mut orchestrator, there, at_once.max(calls)).map_err(|error| daemon.blame(&error))?;
+            let alone = alone(&mut orchestrator, case, &free[..calls]).map_err(|error| daemon.blame(&error))?;
             case.report(&contender.name, 1, alone);
             let rounds = arguments.calls.div_ceil(u32::from(arguments.at_once));
             let together = together(&daemon, case, &free[..at_once], rounds).map_err(|error| daemon.blame(&*error))?;
@@ -129,10 +129,14 @@ impl Case {
     }
 }
 
-fn alone(orchestrator: &mut Orchestrator, case: Case, pid: u32, calls: u32) -> Result<Times, OrchestratorError> {
+/// Attaches containers one after the other, and detaches them so.
+fn alone(orchestrator: &mut Orchestrator, case: Case, pids: &[u32]) -> Result<Times, OrchestratorError> {
     let mut times = Times::default();
-    for _ in 0..calls {
-        once(orchestrator, case, case.present, pid, &mut times)?;
+    for (number, pid) in pids.iter().enumerate() {
+        times.attach.push(attach(orchestrator, case, case.present + number, *pid)?);
+    }
+    for pid in pids {
+        times.detach.push(detach(orchestrator, *pid)?);
     }
     Ok(times)
 }
@@ -141,15 +145,15 @@ fn together(daemon: &Daemon, case: Case, pids: &[u32], rounds: u32) -> Result<Ti
     let mut all = Times::default();
     let mut orchestrators = pids.iter().map(|_| daemon.connect()).collect::<Result<Vec<_>, _>>()?;
     for _ in 0..rounds {
-        let outcomes: Vec<Result<Times, OrchestratorError>> = thread::scope(|scope| {
+        let outcomes: Vec<Result<(Duration, Duration), OrchestratorError>> = thread::scope(|scope| {
             let running: Vec<_> = orchestrators
                 .iter_mut()
                 .zip(pids)
                 .enumerate()
                 .map(|(number, (orchestrator, pid))| {
                     scope.spawn(move || {
-                        let mut times = Times::default();
-                        once(orchestrator, case, case.present + number, *pid, &mut times).map(|()| times)
+                        let attach = attach(orchestrator, case, case.present + number, *pid)?;
+                        Ok((attach, detach(orchestrator, *pid)?))
                     })
                 })
                 .collect();
@@ -157,28 +161,25 @@ fn together(daemon: &Daemon, case: Case, pids: &[u32], rounds: u32) -> Result<Ti
             running.into_iter().filter_map(|thread| thread.join().ok()).collect()
         });
         for outcome in outcomes {
-            let times = outcome?;
-            all.attach.extend(times.attach);
-            all.detach.extend(times.detach);
+            let (attach, detach) = outcome?;
+            all.attach.push(attach);
+            all.detach.push(detach);
         }
     }
     Ok(all)
 }
 
-/// Attaches a container and detaches it.
-fn once(
-    orchestrator: &mut Orchestrator,
-    case: Case,
-    number: usize,
-    pid: u32,
-    times: &mut Times,
-) -> Result<(), OrchestratorError> {
+/// How long the answer took.
+fn attach(orchestrator: &mut Orchestrator, case: Case, number: usize, pid: u32) -> Result<Duration, OrchestratorError> {
     let (service, network) = case.place(number);
     let start = Instant::now();
     orchestrator.attach(pid, &service, network)?;
-    times.attach.push(start.elapsed());
+    Ok(start.elapsed())
+}
+
+/// How long the answer took.
+fn detach(orchestrator: &mut Orchestrator, pid: u32) -> Result<Duration, OrchestratorError> {
     let start = Instant::now();
     orchestrator.call(Request::DetachContainer { handle: AttachHandle::LinuxPid { pid }, owner: None })?;
-    times.detach.push(start.elapsed());
-    Ok(())
+    Ok(start.elapsed())
 }

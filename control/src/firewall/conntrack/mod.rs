@@ -39,8 +39,14 @@ const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
 /// Up to so many questions the kernel filters; for more, everything is listed once. A filtered list costs a walk through the
-/// table, an unfiltered one a copy of it besides.
+/// table for each question, some milliseconds, an unfiltered one a single walk and a copy of what is in it.
 const FILTERED_MAX: usize = 16;
+
+/// So many connections are copied in less time than a walk takes.
+const FEW: u64 = 10_000;
+
+/// How many connections this network namespace has.
+const COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
 
 /// Deletions sent in one piece; an answer each.
 const DELETIONS_PER_SEND: usize = 64;
@@ -130,7 +136,7 @@ impl Conntrack {
     /// [`FirewallError`] where conntrack cannot be asked. Some may have ended by then.
     pub fn end(&mut self, stale: &BTreeSet<Stale>) -> Result<usize, FirewallError> {
         let mut found = Vec::new();
-        if stale.len() <= FILTERED_MAX {
+        if stale.len() <= FILTERED_MAX && !are_few() {
             for one in stale {
                 for filter in one.filters() {
                     self.list(one.family(), Some(&filter), |connection| one.holds(connection), &mut found)?;
@@ -145,7 +151,8 @@ impl Conntrack {
                 })
                 .collect();
             let others: Vec<_> = stale.iter().filter(|one| !matches!(one, Stale::Address(_))).collect();
-            for family in [AF_INET, AF_INET6] {
+            let families: BTreeSet<_> = stale.iter().map(Stale::family).collect();
+            for family in families {
                 let holds = |connection: &Connection| {
                     let ends = [connection.source, connection.destination, connection.reply_source];
                     ends.iter().any(|end| addresses.contains(&end.ip()))
@@ -235,4 +242,9 @@ impl Conntrack {
 
 fn kind(message: u8) -> u16 {
     u16::from_be_bytes([SUBSYSTEM_CONNTRACK, message])
+}
+/// Whether a list of all connections is short.
+fn are_few() -> bool {
+    let count = std::fs::read_to_string(COUNT).ok().and_then(|text| text.trim().parse::<u64>().ok());
+    count.is_some_and(|count| count <= FEW)
 }
