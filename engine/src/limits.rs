@@ -20,6 +20,13 @@ pub const TRAIN_DATAGRAMS_MAX: usize = 64;
 /// Bytes in one train: the payload of the largest IPv4 UDP datagram (65,535 − 20 − 8).
 pub const TRAIN_BYTES_MAX: usize = 65_507;
 
+/// Packets of `mtu` bytes whose datagrams fit one train: what superpackets on their way to a tunnel should hold at most. Others
+/// are cut into packets by the kernel, or take a second send.
+#[must_use]
+pub fn train_packets(mtu: usize) -> usize {
+    (TRAIN_BYTES_MAX / (mtu + crate::wire::message::DATA_OVERHEAD)).clamp(1, TRAIN_DATAGRAMS_MAX)
+}
+
 /// Trains open at once, one per destination, size and ECN mark. 16 keeps one `sendmmsg` busy with many peers and the
 /// buffers (1 MiB) within a core's L2 cache.
 pub const TRAINS_MAX: usize = 16;

@@ -4,8 +4,7 @@
 //! a second send for its last two segments. `IFLA_GSO_MAX_SEGS` and `IFLA_GSO_MAX_SIZE` (Linux 6.2 for non-drivers)
 //! are only settable over netlink; this one message is not worth a library.
 
-use ginnel_engine::limits::{TRAIN_BYTES_MAX, TRAIN_DATAGRAMS_MAX};
-use ginnel_engine::wire::message::DATA_OVERHEAD;
+use ginnel_engine::limits::train_packets;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, Read as _};
 use std::time::Duration;
@@ -22,8 +21,7 @@ const IFINFO_BYTES: usize = 16;
 /// # Errors
 /// The kernel's; superpackets then stay as large as they were, which costs speed and nothing else.
 pub fn set(interface: u32, mtu: u16) -> io::Result<()> {
-    let datagram = usize::from(mtu) + DATA_OVERHEAD;
-    let segments = (TRAIN_BYTES_MAX / datagram).clamp(1, TRAIN_DATAGRAMS_MAX);
+    let segments = train_packets(mtu.into());
     let bytes = segments * usize::from(mtu);
     let mut request = Vec::with_capacity(64);
     request.extend(0_u32.to_ne_bytes());

@@ -5,7 +5,7 @@
 use super::plan::{HostEnd, LinkPlan, RoutePlan};
 use super::site::Site;
 use super::steps::{Pair, host_neighbours, host_settings, inside_settings, link_or_none, neighbours};
-use crate::host::link::{change, look_up};
+use crate::host::link::{change, look_up, superpacket};
 use crate::host::request::{Outcome, Reply, Request};
 use crate::host::{HostError, LinkChange, LinkInfo, Mark, NeighbourInfo, RuleInfo, address, neighbour, route, rule};
 use ipnet::IpNet;
@@ -110,7 +110,13 @@ impl Repair {
             self.inside.push(change(within.index, &LinkChange { name: Some(&plan.name), ..LinkChange::default() })?);
             self.differences.push(Difference::Name(within.name.clone()));
         }
-        let mtu = LinkChange { mtu: Some(plan.mtu), ..LinkChange::default() };
+        let (segs, size) = superpacket(plan.mtu);
+        let mtu = LinkChange {
+            mtu: Some(plan.mtu),
+            gso_max_segs: Some(segs),
+            gso_max_size: Some(size),
+            ..LinkChange::default()
+        };
         if outside.mtu != plan.mtu {
             self.host.push(change(outside.index, &mtu)?);
             self.differences.push(Difference::Mtu(Side::Host, outside.mtu));

@@ -104,14 +104,14 @@ impl Ledger {
 
     /// Notes that the host is to forward IPv6. The kernel asks for the switch for all: that of a device does not forward
     /// (`ip6_forward`). With it on, a device takes no routes from router advertisements any more unless `accept_ra` is 2, so
-    /// it will be where it is 1 now. `ours` are devices that are none of the host's.
+    /// it will be where it is 1 now. `ours` tells devices that are none of the host's.
     ///
     /// To be called again when devices come. Returns whether anything was noted, as does [`Ledger::forward_v4`]. Where the
     /// kernel has no IPv6 there is nothing to note.
     ///
     /// # Errors
     /// [`HostError`] where the values cannot be read.
-    pub fn forward_v6(&mut self, ours: &[&str]) -> Result<bool, HostError> {
+    pub fn forward_v6(&mut self, ours: impl Fn(&str) -> bool) -> Result<bool, HostError> {
         const ALL: &str = "ipv6/conf/all/forwarding";
         let count = self.records.len();
         let forwards = match read(ALL) {
@@ -121,7 +121,7 @@ impl Ledger {
         if forwards && !self.has(ALL) {
             return Ok(false);
         }
-        for device in devices("ipv6")?.iter().filter(|device| !ours.contains(&device.as_str())) {
+        for device in devices("ipv6")?.iter().filter(|device| !ours(device)) {
             let name = format!("ipv6/conf/{device}/accept_ra");
             if device != "lo" && read_there(&name)?.as_deref() == Some("1") {
                 self.wish(&name, "2")?;
@@ -143,8 +143,10 @@ impl Ledger {
         for record in &self.records {
             // A device that is gone took its values along.
             if read_there(&record.name)?.is_some_and(|value| value != record.written) {
-                write(&record.name, &record.written)?;
-                count += 1;
+                match write(&record.name, &record.written) {
+                    Err(error) if error.is_not_found() => {}
+                    written => written.map(|()| count += 1)?,
+                }
             }
         }
         Ok(count)
@@ -308,13 +310,13 @@ mod tests {
             write("ipv4/conf/other0/forwarding", "1").unwrap();
             write("ipv6/conf/other0/forwarding", "1").unwrap();
             let mut ledger = Ledger::default();
-            assert!(ledger.forward_v4().unwrap() && ledger.forward_v6(&[]).unwrap());
+            assert!(ledger.forward_v4().unwrap() && ledger.forward_v6(|_| false).unwrap());
             assert_eq!(read("ipv4/ip_forward").unwrap(), "0", "nothing is written before it is stored");
             // A crash, and the next daemon with the stored ledger: what it finds there is its own.
             let mut ledger: Ledger = serde_json::from_str(&serde_json::to_string(&ledger).unwrap()).unwrap();
             assert!(ledger.write().unwrap() > 0);
             assert_eq!(ledger.write().unwrap(), 0);
-            assert!(!ledger.forward_v4().unwrap() && !ledger.forward_v6(&[]).unwrap());
+            assert!(!ledger.forward_v4().unwrap() && !ledger.forward_v6(|_| false).unwrap());
             for name in ["ipv4/ip_forward", "ipv4/conf/under0/forwarding", "ipv6/conf/under0/forwarding"] {
                 assert_eq!(read(name).unwrap(), "1", "{name}");
             }
@@ -347,7 +349,7 @@ mod tests {
             let mut ledger = Ledger::default();
             assert!(!ledger.forward_v4().unwrap());
             // Changed after us.
-            ledger.forward_v6(&[]).unwrap();
+            ledger.forward_v6(|_| false).unwrap();
             ledger.write().unwrap();
             write("ipv6/conf/under0/accept_ra", "0").unwrap();
             let left = ledger.restore(|_| false).unwrap();
@@ -446,7 +448,7 @@ mod tests {
             });
             if careful {
                 let mut ledger = Ledger::default();
-                host.run_in(|| ledger.forward_v6(&[]).and_then(|_| ledger.write()).unwrap()).unwrap();
+                host.run_in(|| ledger.forward_v6(|_| false).and_then(|_| ledger.write()).unwrap()).unwrap();
                 assert!(has_way_out(&host));
                 assert_eq!(value(&host, "ipv6/conf/under0/accept_ra"), "2");
             } else {

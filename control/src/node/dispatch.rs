@@ -52,6 +52,8 @@ pub struct Node<M, H> {
     pub(super) size_order: tokio::sync::Mutex<()>,
     pub(super) networks: Networks,
     pub(super) sysctls: tokio::sync::Mutex<Ledger>,
+    /// The settings were made that forwarding takes.
+    pub(super) forwards: AtomicBool,
     /// Notices the ends of containers.
     pub(super) watcher: Option<Endings>,
     pub(super) endings: Mutex<HashMap<String, AbortHandle>>,

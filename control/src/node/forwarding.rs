@@ -10,8 +10,26 @@ use crate::state::{Sysctls, Transaction};
 use std::sync::atomic::Ordering;
 
 impl<M: DeviceMaker, H: Host> Node<M, H> {
-    /// Has the host forward packets from now on.
+    /// Has the host forward packets from now on, if it does not yet.
     pub(super) async fn forward(&self) -> Result<(), NodeError> {
+        if self.forwards.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        self.see_to_forwarding().await?;
+        self.forwards.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Looks after the settings where the host forwards for us: devices come, and others change what they please.
+    pub(super) async fn go_on_forwarding(&self) {
+        if self.forwards.load(Ordering::Acquire)
+            && let Err(error) = self.see_to_forwarding().await
+        {
+            tracing::warn!(%error, "settings for forwarding could not be looked after; it is tried again");
+        }
+    }
+
+    async fn see_to_forwarding(&self) -> Result<(), NodeError> {
         let mut ledger = self.sysctls.lock().await;
         let mut noted = ledger.clone();
         if self.kit.host.note_forwarding(&mut noted).map_err(NodeError::Forward)? {
@@ -23,6 +41,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
 
     /// Puts the settings back that are still ours.
     pub(super) async fn stop_forwarding(&self) {
+        self.forwards.store(false, Ordering::Release);
         let mut ledger = self.sysctls.lock().await;
         if ledger.records().is_empty() {
             return;

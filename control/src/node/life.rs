@@ -105,6 +105,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             ports_order: Default::default(),
             networks: Default::default(),
             sysctls: tokio::sync::Mutex::new(sysctls),
+            forwards: AtomicBool::new(false),
             watcher: watcher.ok(),
             endings: Default::default(),
             sweep_wanted: AtomicBool::new(false),
@@ -230,6 +231,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
                 let Some(node) = node.upgrade() else { return };
                 if let Ok(_gate) = node.enter().await {
                     node.mend_firewall().await;
+                    node.go_on_forwarding().await;
                 }
                 if node.is_fenced() {
                     heals = node.look_at_firewall(heals).await;

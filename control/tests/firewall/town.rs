@@ -177,7 +177,9 @@ impl Town {
         }
         let switch = || {
             let mut ledger = Ledger::default();
-            ledger.forward_v4().and_then(|_| ledger.forward_v6(&[TUNNEL, BRIDGE_B, BRIDGE_C]))?;
+            ledger
+                .forward_v4()
+                .and_then(|_| ledger.forward_v6(|device| [TUNNEL, BRIDGE_B, BRIDGE_C].contains(&device)))?;
             ledger.write()?;
             settle(TUNNEL, Purpose::Tunnel)?;
             settle(BRIDGE_B, Purpose::Bridge)?;

@@ -3,6 +3,7 @@
 use super::{BridgeInfo, Mac, PortFlags, check_name};
 use crate::host::HostError;
 use crate::host::request::Request;
+use ginnel_engine::limits::train_packets;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
     AfSpecInet, AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InetDevConf, InfoBridge, InfoBridgePort,
@@ -54,7 +55,7 @@ pub struct LinkChange<'a> {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct VethEnd<'a> {
     pub(crate) name: &'a str,
-    /// The kernel's 1500 where `None`.
+    /// The kernel's 1500 where `None`. Superpackets are bounded by it, too, so that a tunnel need not cut them.
     pub(crate) mtu: Option<u32>,
     /// Random where `None`.
     pub(crate) mac: Option<Mac>,
@@ -175,9 +176,18 @@ fn end(end: &VethEnd<'_>) -> Result<Vec<LinkAttribute>, HostError> {
     // The kernel would prepare queues for every processor of the machine and use one of them.
     let mut attributes =
         vec![LinkAttribute::IfName(end.name.into()), LinkAttribute::NumTxQueues(1), LinkAttribute::NumRxQueues(1)];
-    attributes.extend(end.mtu.map(LinkAttribute::Mtu));
+    if let Some(mtu) = end.mtu {
+        let (segs, size) = superpacket(mtu);
+        attributes.extend([LinkAttribute::Mtu(mtu), LinkAttribute::GsoMaxSegs(segs), LinkAttribute::GsoMaxSize(size)]);
+    }
     attributes.extend(end.mac.map(|mac| LinkAttribute::Address(mac.to_vec())));
     Ok(attributes)
+}
+
+/// Most segments and bytes of a superpacket that leaves by a link of this MTU towards a tunnel.
+pub(crate) fn superpacket(mtu: u32) -> (u32, u32) {
+    let segs = u32::try_from(train_packets(mtu as usize)).unwrap_or(1);
+    (segs, segs * mtu)
 }
 
 fn port(flags: PortFlags) -> LinkAttribute {

@@ -7,7 +7,7 @@ mod operation;
 pub use info::{BridgeInfo, LinkInfo, LinkKind, PortFlags};
 pub use message::LinkChange;
 pub(crate) use message::{
-    NewBridge, NewVeth, VethEnd, change, create_bridge, create_veth, delete, find, list, look_up,
+    NewBridge, NewVeth, VethEnd, change, create_bridge, create_veth, delete, find, list, look_up, superpacket,
 };
 
 use super::HostError;
