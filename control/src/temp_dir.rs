@@ -16,6 +16,7 @@ impl TempDir {
     }
 
     /// One that no disk has to keep up with.
+    #[cfg(test)]
     pub(crate) fn in_memory() -> Self {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = Path::new("/dev/shm").join(format!("ginnel-test-{}-{number}", std::process::id()));

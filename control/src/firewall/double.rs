@@ -20,6 +20,7 @@ impl Judge {
     }
 
     /// What it brings about.
+    #[cfg(test)]
     pub(crate) fn desired(&self) -> &Desired {
         self.0.desired()
     }

@@ -17,7 +17,7 @@
 
 mod conntrack;
 mod desired;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod double;
 mod elements;
 mod error;

@@ -62,7 +62,7 @@ mod status;
 #[cfg(any(test, feature = "fuzzing"))]
 #[cfg_attr(not(test), expect(dead_code, reason = "fuzz targets turn few of the knobs that tests do"))]
 pub(crate) mod fake;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 mod fake_host;
 #[cfg(test)]
 mod tests;
