@@ -272,11 +272,33 @@ fn complete_checksum(packet: &mut [u8], meta: &UnitMeta) -> Result<(), Malformed
     let Some(partial) = meta.partial_checksum else { return Ok(()) };
     let start = usize::from(partial.start);
     let field = start + usize::from(partial.offset);
-    if start % 2 != 0 || partial.offset % 2 != 0 || field + 2 > header.packet_bytes {
+    // Within the IP header it would change where the packet goes.
+    if start < header.header_bytes || start % 2 != 0 || partial.offset % 2 != 0 || field + 2 > header.packet_bytes {
         return Err(Malformed);
     }
     let sum = checksum::sum(&packet[start..header.packet_bytes]);
     let finished = if header.protocol == ip::UDP { checksum::finish_udp(sum) } else { checksum::finish(sum) };
     packet[field..field + 2].copy_from_slice(&finished);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::port::PartialChecksum;
+
+    #[test]
+    fn a_checksum_within_the_ip_header_is_refused() {
+        let mut packet = [0; 40];
+        packet[0] = 0x45;
+        packet[3] = 40;
+        packet[9] = ip::UDP;
+        for (start, fits) in [(0, false), (18, false), (20, true), (34, true), (36, false)] {
+            let mut bytes = packet;
+            let partial_checksum = Some(PartialChecksum { start, offset: 4 });
+            let meta = UnitMeta { partial_checksum, ..UnitMeta::default() };
+            assert_eq!(complete_checksum(&mut bytes, &meta).is_ok(), fits, "{start}");
+            assert_eq!(bytes[..20], packet[..20], "{start}");
+        }
+    }
 }
