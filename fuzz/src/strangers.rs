@@ -22,6 +22,9 @@ const STRANGER: u8 = 3;
 /// Packets the peer sends, which the stranger overhears.
 const OVERHEARD: u8 = 4;
 
+/// How long the session may be used: not to the end of its life (180 s), after which nothing of the peer is to arrive.
+const LIFETIME: Duration = Duration::from_secs(170);
+
 /// Steps of an input. More only takes time.
 const STEPS_MAX: usize = 300;
 
@@ -30,6 +33,7 @@ pub fn run(bytes: &[u8]) {
     let mut input = Input::new(bytes);
     let (mut us, heard) = session();
     let mut first = [true; OVERHEARD as usize];
+    let mut lifetime = LIFETIME;
     let mut wanted = Vec::new();
     let mut got = Vec::new();
     for _ in 0..STEPS_MAX {
@@ -56,7 +60,11 @@ pub fn run(bytes: &[u8]) {
                     wanted.push(index);
                 }
             }
-            _ => us.advance(Duration::from_millis(u64::from(input.word()))),
+            _ => {
+                let span = Duration::from_millis(u64::from(input.word())).min(lifetime);
+                lifetime -= span;
+                us.advance(span);
+            }
         }
         if what >> 7 == 1 {
             us.settle();
