@@ -70,7 +70,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let mut containers = Vec::new();
     for (side, far) in [(0, 1), (1, 0)] {
-        let subnets = nodes[side].orchestrator.set_up_service("web", OverlayMode::Auto)?;
+        let subnets = nodes[side].orchestrator.set_up_service("web", OverlayMode::Auto)?.subnets;
         let pubkey = nodes[side].key.clone();
         for cidr in subnets.iter().map(IpNet::to_string) {
             let request = Request::AddAllowedIp { pubkey: pubkey.clone(), cidr, scope: PeerScope::Global };

@@ -2,12 +2,13 @@
 //! visiting each other across nodes, and kept apart where that was ordered.
 
 use super::{Actor, DemoError, progress};
+use crate::dns::query;
 use crate::host::Netns;
 use crate::ipc::wire::{OverlayMode, PeerScope, Request};
 use crate::lab::process::{Keeper, Process, Scratch};
 use crate::lab::web;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 use std::thread;
@@ -18,6 +19,12 @@ const OPEN: &str = "shop";
 
 /// The service, and the isolation network, of the fenced container.
 const FENCED: &str = "vault";
+
+/// What names end with.
+const DOMAIN: &str = "shop.internal";
+
+/// Where names are asked for (RFC 1035, section 4.2).
+const NAMES_PORT: u16 = 53;
 
 /// What a page gets to arrive. The first one may meet a server that still starts.
 const ARRIVES: Duration = Duration::from_secs(5);
@@ -33,14 +40,18 @@ pub(super) struct Container {
     pub(super) ip: IpAddr,
     /// What the daemon took for it, its answer included.
     pub(super) attached_in: Duration,
+    /// The address of its node on its network, if it is an open one: where it asks for names.
+    gateway: Option<IpAddr>,
     netns: Netns,
     process: Process,
 }
 
-/// A page that one container fetched from another.
+/// A page that one container fetched from another, whose name it asked its gateway for.
 pub(super) struct Visit {
     pub(super) from: String,
     pub(super) to: String,
+    /// What the name server of the node took.
+    pub(super) resolved_in: Duration,
     pub(super) page: String,
     pub(super) took: Duration,
 }
@@ -62,7 +73,15 @@ impl Container {
         command.args(["demo", "--container", name]);
         let process = keeper.start(&netns, &mut command, &scratch.path().join(format!("{name}.log")))?;
         let nowhere = IpAddr::from([0, 0, 0, 0]);
-        Ok(Self { name: name.to_owned(), node, ip: nowhere, attached_in: Duration::ZERO, netns, process })
+        Ok(Self {
+            name: name.to_owned(),
+            node,
+            ip: nowhere,
+            attached_in: Duration::ZERO,
+            gateway: None,
+            netns,
+            process,
+        })
     }
 
     fn attach(&mut self, actor: &mut Actor, service: &str, network: Option<&str>) -> Result<(), DemoError> {
@@ -72,10 +91,25 @@ impl Container {
         Ok(())
     }
 
-    /// Fetches the page of `to`.
-    fn visit(&self, to: &Self, within: Duration) -> Result<Visit, DemoError> {
-        let (page, took) = fetch(&self.netns, to, within).map_err(|error| to.blame(&self.name, &error))?;
-        Ok(Visit { from: self.name.clone(), to: to.name.clone(), page, took })
+    /// Its name in the overlay.
+    fn host_name(&self) -> String {
+        format!("{}.{DOMAIN}", self.name)
+    }
+
+    /// Asks for the name of `to` and fetches its page.
+    fn visit(&self, to: &Self) -> Result<Visit, DemoError> {
+        let (addresses, resolved_in) = self.resolve(&to.host_name()).map_err(|error| to.blame(&self.name, &*error))?;
+        if addresses != [to.ip] {
+            return Err(to.blame(&self.name, &format_args!("its name has the addresses {addresses:?}, not {}", to.ip)));
+        }
+        let (page, took) = fetch(&self.netns, to, ARRIVES).map_err(|error| to.blame(&self.name, &error))?;
+        Ok(Visit { from: self.name.clone(), to: to.host_name(), resolved_in, page, took })
+    }
+
+    fn resolve(&self, name: &str) -> Result<(Vec<IpAddr>, Duration), Box<dyn std::error::Error>> {
+        let gateway = self.gateway.ok_or("it has no gateway")?;
+        let server = SocketAddr::new(gateway, NAMES_PORT);
+        Ok(self.netns.run_in(|| query::addresses(server, name))??)
     }
 
     fn blame(&self, from: &str, error: &dyn std::fmt::Display) -> DemoError {
@@ -92,12 +126,13 @@ impl Containers {
         scratch: &Scratch,
         program: &Path,
     ) -> Result<Self, DemoError> {
-        set_up_services(actors)?;
+        let gateways = set_up_services(actors)?;
         progress("attaching containers");
         let mut all = Vec::new();
         let mut add = |actor: &mut Actor, node: usize, name: String, service, network| {
             let mut container = Container::start(node, &name, keeper, scratch, program)?;
             container.attach(actor, service, network)?;
+            container.gateway = gateways.get(node).copied().filter(|_| network.is_none());
             all.push(container);
             Ok::<_, DemoError>(())
         };
@@ -107,6 +142,13 @@ impl Containers {
             }
         }
         add(&mut actors[0], 0, format!("{FENCED}-1"), FENCED, Some(FENCED))?;
+        progress("telling every node their names");
+        for (node, actor) in actors.iter_mut().enumerate() {
+            for container in &all {
+                let request = Request::RegisterDns { name: container.host_name(), ip: container.ip };
+                actor.try_to(node, |orchestrator| orchestrator.call(request))?;
+            }
+        }
         Ok(Self { all, ..Self::default() })
     }
 
@@ -120,8 +162,8 @@ impl Containers {
         let mut visits = Vec::new();
         for (from, to) in pairs(&[("job-1", "web-1"), ("job-1", "web-2"), ("job-2", "web-1")]) {
             // The first page finds the way; the second one tells how long it is.
-            from.visit(to, ARRIVES)?;
-            visits.push(from.visit(to, ARRIVES)?);
+            from.visit(to)?;
+            visits.push(from.visit(to)?);
         }
         progress("trying the fence");
         let tries = pairs(&[("job-1", "vault-1"), ("job-2", "vault-1"), ("vault-1", "web-1"), ("vault-1", "web-2")]);
@@ -130,7 +172,8 @@ impl Containers {
             fetch(host, fenced, ARRIVES).map_err(|error| fenced.blame("the node", &error))?;
         }
         let outcomes: Vec<_> = thread::scope(|scope| {
-            let tried: Vec<_> = tries.iter().map(|(from, to)| scope.spawn(|| from.visit(to, STAYS_AWAY))).collect();
+            let tried: Vec<_> =
+                tries.iter().map(|(from, to)| scope.spawn(|| fetch(&from.netns, to, STAYS_AWAY))).collect();
             tried.into_iter().map(|thread| thread.join()).collect()
         });
         let mut refused = Vec::new();
@@ -160,14 +203,16 @@ fn fetch(netns: &Netns, to: &Container, within: Duration) -> Result<(String, Dur
     }
 }
 
-/// Sets up the services on each node, and tells the others where they are.
-fn set_up_services(actors: &mut [Actor]) -> Result<(), DemoError> {
+/// Sets up the services on each node, and tells the others where they are. Returns the nodes' addresses on the open one.
+fn set_up_services(actors: &mut [Actor]) -> Result<Vec<IpAddr>, DemoError> {
     progress("setting up services");
+    let mut gateways = Vec::new();
     for node in 0..actors.len() {
-        let mut subnets = Vec::new();
-        for (service, mode) in [(OPEN, OverlayMode::Auto), (FENCED, OverlayMode::Isolated)] {
-            subnets.extend(actors[node].try_to(node, |orchestrator| orchestrator.set_up_service(service, mode))?);
-        }
+        let mut set_up =
+            |service, mode| actors[node].try_to(node, |orchestrator| orchestrator.set_up_service(service, mode));
+        let (open, fenced) = (set_up(OPEN, OverlayMode::Auto)?, set_up(FENCED, OverlayMode::Isolated)?);
+        gateways.extend(open.gateways.first());
+        let subnets = [open.subnets, fenced.subnets].concat();
         let pubkey = actors[node].status.public_key.clone().unwrap_or_default();
         for (other, actor) in actors.iter_mut().enumerate().filter(|(other, _)| *other != node) {
             for cidr in &subnets {
@@ -177,5 +222,5 @@ fn set_up_services(actors: &mut [Actor]) -> Result<(), DemoError> {
             }
         }
     }
-    Ok(())
+    Ok(gateways)
 }

@@ -74,7 +74,9 @@ fn containers(containers: &Containers) -> String {
     let mut text = aligned(&rows);
     text.push('\n');
     for visit in &containers.visits {
-        let _ = writeln!(text, "{} → http://{}/  {:?}  {}", visit.from, visit.to, visit.page, millis(visit.took));
+        let Visit { from, to, resolved_in, page, took } = visit;
+        let _ =
+            writeln!(text, "{from} → http://{to}/  {page:?}  name {}, page {}", micros(*resolved_in), millis(*took));
     }
     let refused: Vec<_> = containers.refused.iter().map(|(from, to)| format!("{from} → {to}")).collect();
     let _ = writeln!(text, "kept apart: {}", refused.join(", "));
@@ -120,7 +122,8 @@ pub(super) fn json(outcome: &Outcome) -> Value {
     };
     let visit = |visit: &Visit| {
         let micros = visit.took.as_secs_f64() * 1e6;
-        json!({ "from": visit.from, "to": visit.to, "page": visit.page, "us": micros })
+        let name_us = visit.resolved_in.as_secs_f64() * 1e6;
+        json!({ "from": visit.from, "to": visit.to, "page": visit.page, "name_us": name_us, "us": micros })
     };
     json!({
         "ok": true,
@@ -230,7 +233,8 @@ mod tests {
                 all: Vec::new(),
                 visits: vec![Visit {
                     from: "job-1".into(),
-                    to: "web-2".into(),
+                    to: "web-2.shop.internal".into(),
+                    resolved_in: time(61),
                     page: "web-2 here, and you are 10.200.1.2".into(),
                     took: time(1_230),
                 }],
@@ -253,7 +257,7 @@ mod tests {
         let age = ["7 s ago", "8 s ago"];
         assert!(age.iter().any(|age| text.contains(&format!("192.0.2.1  {age}    2.5 MB"))), "{text}");
         for part in [
-            "job-1 → http://web-2/  \"web-2 here, and you are 10.200.1.2\"  1.2 ms",
+            "job-1 → http://web-2.shop.internal/  \"web-2 here, and you are 10.200.1.2\"  name 61 µs, page 1.2 ms",
             "kept apart: job-1 → vault-1\n",
             "p50 30 µs  p99 90 µs",
             "10 probes, none lost",

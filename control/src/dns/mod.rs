@@ -25,6 +25,7 @@ mod listeners;
 mod lookup;
 mod name;
 mod problem;
+pub(crate) mod query;
 mod records;
 mod shards;
 mod stream;

@@ -46,6 +46,15 @@ pub struct Overlay {
     pub port: u16,
 }
 
+/// Where the containers of a service are on a node.
+#[derive(Clone, Debug)]
+pub struct ServicePlace {
+    /// Their subnets.
+    pub subnets: Vec<IpNet>,
+    /// The addresses of the node there, which answer names, too.
+    pub gateways: Vec<IpAddr>,
+}
+
 /// A connection to one daemon.
 #[derive(Debug)]
 pub struct Orchestrator(BlockingClient);
@@ -88,18 +97,21 @@ impl Orchestrator {
         }
     }
 
-    /// Brings up the overlay of a service. Returns its subnets.
+    /// Brings up the overlay of a service. Returns its subnets and gateways.
     ///
     /// # Errors
     /// [`OrchestratorError`].
-    pub fn set_up_service(&mut self, service: &str, mode: OverlayMode) -> Result<Vec<IpNet>, OrchestratorError> {
+    pub fn set_up_service(&mut self, service: &str, mode: OverlayMode) -> Result<ServicePlace, OrchestratorError> {
         self.call(Request::SetupServiceOverlay { service: service.to_owned(), mode })?;
         let query = ListQuery { kind: ObjectKind::Services, after: None, limit: None };
         match self.call(Request::List(query))? {
             Response::List(ListPage { objects: Objects::Services(items), .. }) => {
                 let found = items.iter().find(|item| item.service == service);
-                let subnets = found.map(|item| item.subnets.iter().map(|subnet| subnet.parse()).collect());
-                subnets.and_then(Result::ok).ok_or_else(|| unintelligible("list", &items))
+                let place = found.and_then(|item| {
+                    let subnets = item.subnets.iter().map(|subnet| subnet.parse()).collect::<Result<_, _>>().ok()?;
+                    Some(ServicePlace { subnets, gateways: item.gateways.clone() })
+                });
+                place.ok_or_else(|| unintelligible("list", &items))
             }
             other => Err(unintelligible("list", &other)),
         }

@@ -1,14 +1,13 @@
 //! `ginnel dns`: the names the daemon knows, and a question to a name server as any program on the node would ask it.
 
-mod query;
 mod show;
 
 use super::client::{Args, Daemon, Failure, Target, finish};
 use super::show::objects;
 use crate::config::Config;
+use crate::dns::query::{QueryError, Question, ask};
 use crate::ipc::wire::ObjectKind;
 use hickory_proto::rr::{Name, RecordType};
-use query::{QueryError, Question, ask};
 use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 use std::str::FromStr;

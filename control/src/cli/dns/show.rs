@@ -1,9 +1,9 @@
 //! An answer for people and for programs. What a server put into it is shown, never obeyed: no control character gets to
 //! the terminal.
 
-use super::query::Answer;
 use crate::cli::json::{SCHEMA, text};
 use crate::cli::table::columns;
+use crate::dns::query::Answer;
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::Record;
 use serde_json::{Value, json};
@@ -86,7 +86,7 @@ fn name(code: ResponseCode) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::query::tests::question;
+    use crate::dns::query::tests::question;
     use super::*;
     use hickory_proto::op::{Message, OpCode};
     use hickory_proto::rr::RData;

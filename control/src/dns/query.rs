@@ -2,9 +2,9 @@
 //! wished. What does not answer the question is passed over, whoever sent it.
 
 use hickory_proto::op::{Edns, Message, MessageType, Query};
-use hickory_proto::rr::{Name, RecordType};
+use hickory_proto::rr::{Name, RData, Record, RecordType};
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 /// How often a datagram is sent, and how long each time is waited. A server on this node answers within a millisecond;
@@ -20,23 +20,23 @@ const PAYLOAD: u16 = 1232;
 
 /// What is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Question {
-    pub(super) name: Name,
-    pub(super) kind: RecordType,
+pub(crate) struct Question {
+    pub(crate) name: Name,
+    pub(crate) kind: RecordType,
 }
 
 /// What came back.
 #[derive(Clone, Debug)]
-pub(super) struct Answer {
-    pub(super) message: Message,
-    pub(super) server: SocketAddr,
-    pub(super) tcp: bool,
-    pub(super) took: Duration,
+pub(crate) struct Answer {
+    pub(crate) message: Message,
+    pub(crate) server: SocketAddr,
+    pub(crate) tcp: bool,
+    pub(crate) took: Duration,
 }
 
 /// Why nothing did.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum QueryError {
+pub(crate) enum QueryError {
     /// The question cannot be written.
     #[error("the question cannot be asked: {0}")]
     Question(String),
@@ -57,7 +57,7 @@ pub(super) enum QueryError {
 ///
 /// # Errors
 /// [`QueryError`]; that there is no such name is an answer.
-pub(super) fn ask(server: SocketAddr, question: &Question, tcp: bool) -> Result<Answer, QueryError> {
+pub(crate) fn ask(server: SocketAddr, question: &Question, tcp: bool) -> Result<Answer, QueryError> {
     let query = message(question);
     let bytes = query.to_vec().map_err(|error| QueryError::Question(error.to_string()))?;
     let start = Instant::now();
@@ -69,6 +69,21 @@ pub(super) fn ask(server: SocketAddr, question: &Question, tcp: bool) -> Result<
     }
     let message = over_tcp(server, &query, &bytes)?;
     Ok(Answer { message, server, tcp: true, took: start.elapsed() })
+}
+
+/// The addresses of `name`, of IPv4, and how long the answer took. None where there is no such name.
+///
+/// # Errors
+/// [`QueryError`].
+pub(crate) fn addresses(server: SocketAddr, name: &str) -> Result<(Vec<IpAddr>, Duration), QueryError> {
+    let mut found = Name::from_utf8(name).map_err(|error| QueryError::Question(error.to_string()))?;
+    found.set_fqdn(true);
+    let answer = ask(server, &Question { name: found, kind: RecordType::A }, false)?;
+    let address = |record: &Record| match &record.data {
+        RData::A(address) => Some(IpAddr::V4(address.0)),
+        _ => None,
+    };
+    Ok((answer.message.answers.iter().filter_map(address).collect(), answer.took))
 }
 
 fn message(question: &Question) -> Message {
@@ -143,15 +158,14 @@ fn is_late(error: &io::Error) -> bool {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use hickory_proto::op::ResponseCode;
     use hickory_proto::rr::rdata::A;
-    use hickory_proto::rr::{RData, Record};
     use std::net::TcpListener;
     use std::thread;
 
-    pub(in super::super) fn question() -> Question {
+    pub(crate) fn question() -> Question {
         Question { name: Name::from_ascii("web.overlay.").unwrap(), kind: RecordType::A }
     }
 
