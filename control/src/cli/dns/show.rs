@@ -86,8 +86,8 @@ fn name(code: ResponseCode) -> String {
 
 #[cfg(test)]
 mod tests {
-    use crate::dns::query::tests::question;
     use super::*;
+    use crate::dns::query::tests::question;
     use hickory_proto::op::{Message, OpCode};
     use hickory_proto::rr::RData;
     use hickory_proto::rr::rdata::{A, TXT};
