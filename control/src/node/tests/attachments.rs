@@ -98,6 +98,9 @@ async fn whatever_fails_on_the_way_leaves_nothing_behind_and_a_repeat_succeeds()
     let container = Sleeper::start();
     for (what, handle, service, more) in kinds(&container) {
         let request = || attach(&handle, service, more);
+        // What is seen to once, with the first of all, is not one of the steps.
+        daemon.told(request()).await.unwrap();
+        daemon.told(detach(&handle)).await.unwrap();
         let before = (disk(&daemon.node), kernel(&daemon.lab));
         daemon.lab.world().calls.clear();
         daemon.told(request()).await.unwrap();
