@@ -4,12 +4,37 @@ use crate::versus::contender::{Contender, Kind};
 use ginnel_control::host::Netns;
 use ginnel_control::lab::orchestrator::{Orchestrator, OrchestratorError, Overlay};
 use ginnel_control::lab::process::{Keeper, Process, Scratch};
+use ginnel_control::lab::user_ns;
 use std::error::Error;
 use std::process::Command;
 use std::time::Duration;
 
 /// What it gets to start.
 const START_WITHIN: Duration = Duration::from_secs(15);
+
+/// Makes the ground for daemons: paths that stay right, rights, and somebody to end what was started. To be called before
+/// the process starts other threads.
+///
+/// # Errors
+/// Where namespaces or `/dev/net/tun` cannot be had; the error says what to do.
+pub fn prepare(contenders: &mut [Contender]) -> Result<Keeper, Box<dyn Error>> {
+    for contender in contenders {
+        contender.path = std::path::absolute(&contender.path)?;
+    }
+    user_ns::check_tun()?;
+    user_ns::enter()?;
+    let keeper = Keeper::default();
+    keeper.clear_on_signal()?;
+    Ok(keeper)
+}
+
+/// The time below which `percent` of these are, in milliseconds; sorts them.
+#[must_use]
+pub fn percentile_ms(times: &mut [Duration], percent: usize) -> f64 {
+    times.sort_unstable();
+    let at = times.get((times.len() * percent).div_ceil(100).saturating_sub(1));
+    at.map_or(f64::NAN, |time| time.as_secs_f64() * 1e3)
+}
 
 /// It ends when this is dropped.
 pub struct Daemon {

@@ -11,13 +11,11 @@
 //! ```
 
 use clap::Parser;
-use ginnel_benches::daemon::Daemon;
+use ginnel_benches::daemon::{Daemon, percentile_ms, prepare};
 use ginnel_benches::versus::contender::Contender;
 use ginnel_control::ipc::wire::{AttachHandle, OverlayMode, Request};
 use ginnel_control::lab::container::Container;
 use ginnel_control::lab::orchestrator::{Orchestrator, OrchestratorError};
-use ginnel_control::lab::process::Keeper;
-use ginnel_control::lab::user_ns;
 use std::error::Error;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -61,13 +59,7 @@ struct Times {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = Arguments::parse();
-    for daemon in &mut arguments.daemons {
-        daemon.path = std::path::absolute(&daemon.path)?;
-    }
-    user_ns::check_tun()?;
-    user_ns::enter()?;
-    let keeper = Keeper::default();
-    keeper.clear_on_signal()?;
+    let keeper = prepare(&mut arguments.daemons)?;
     let cases: Vec<_> = [(&arguments.present, false), (&arguments.isolated, true)]
         .iter()
         .flat_map(|(counts, isolated)| counts.iter().map(|present| Case { present: *present, isolated: *isolated }))
@@ -118,9 +110,7 @@ impl Case {
 
     fn report(self, daemon: &str, at_once: usize, times: Times) {
         let show = |mut times: Vec<Duration>| {
-            times.sort_unstable();
-            let at = |percent: usize| times[(times.len() * percent).div_ceil(100).saturating_sub(1)];
-            [50, 99].map(|percent| format!("{:.1}", at(percent).as_secs_f64() * 1e3)).join(" | ")
+            [50, 99].map(|percent| format!("{:.1}", percentile_ms(&mut times, percent))).join(" | ")
         };
         let kind = if self.isolated { "isolated" } else { "" };
         let how = if at_once == 1 { "alone".into() } else { format!("{at_once} at once") };

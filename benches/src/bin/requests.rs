@@ -7,12 +7,10 @@
 //! ```
 
 use clap::Parser;
-use ginnel_benches::daemon::Daemon;
+use ginnel_benches::daemon::{Daemon, percentile_ms, prepare};
 use ginnel_benches::versus::contender::Contender;
 use ginnel_control::ipc::wire::{AddPeer, PeerScope, PeerSpec, Request, Response};
 use ginnel_control::lab::orchestrator::{Orchestrator, OrchestratorError};
-use ginnel_control::lab::process::Keeper;
-use ginnel_control::lab::user_ns;
 use ginnel_engine::key::PublicKey;
 use std::error::Error;
 use std::net::IpAddr;
@@ -63,13 +61,7 @@ const STEPS: [(&str, Step); 4] = [
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = Arguments::parse();
-    for daemon in &mut arguments.daemons {
-        daemon.path = std::path::absolute(&daemon.path)?;
-    }
-    user_ns::check_tun()?;
-    user_ns::enter()?;
-    let keeper = Keeper::default();
-    keeper.clear_on_signal()?;
+    let keeper = prepare(&mut arguments.daemons)?;
     let running = arguments.daemons.iter().map(|contender| Daemon::start(contender, &keeper).map(|it| (contender, it)));
     let daemons = running.collect::<Result<Vec<_>, _>>()?;
     for (_, daemon) in &daemons {
@@ -121,10 +113,8 @@ fn ask(daemon: &Daemon, step: Step, arguments: &Arguments) -> Result<Vec<Duratio
 }
 
 fn report(name: &str, daemon: &str, seconds: u64, mut times: Vec<Duration>) {
-    times.sort_unstable();
-    let at = |percent: usize| times.get((times.len() * percent).div_ceil(100).saturating_sub(1));
-    let show = |percent| at(percent).map_or_else(String::new, |time| format!("{:.2}", time.as_secs_f64() * 1e3));
-    println!("| {name} | {daemon} | {} | {} | {} |", times.len() as u64 / seconds, show(50), show(99));
+    let [p50, p99] = [50, 99].map(|percent| percentile_ms(&mut times, percent));
+    println!("| {name} | {daemon} | {} | {p50:.2} | {p99:.2} |", times.len() as u64 / seconds);
 }
 
 /// A public key of its own for each number. No two are alike; whether somebody has the private half is of no account.

@@ -25,7 +25,6 @@ use crate::ipc::wire::{
     Fault, ListPage, ListQuery, ObjectKind, Objects, PeerItem, PeerScope, Request, Response, Severity,
 };
 use crate::socket_file::{self, Access, ListenError, SocketFile};
-use ginnel_engine::key::PublicKey;
 use http::Refusal;
 use page::Facts;
 use process::ProcessFacts;
@@ -164,7 +163,8 @@ impl<H: Handler> Metrics<H> {
             other => return Err(Fault::new(crate::ipc::wire::ErrorCode::Internal, format!("{other:?}"))),
         };
         let interface = facts.status.interface.clone().unwrap_or_default();
-        facts.peers = facts.status.peers.iter().map(|peer| (interface.clone(), global_peer(peer))).collect();
+        facts.peers =
+            facts.status.peers.iter().map(|peer| (interface.clone(), PeerItem::new(peer, PeerScope::Global))).collect();
         for dedicated in facts.status.dedicated_services.clone() {
             self.dedicated_peers(&dedicated.service, &dedicated.interface, &mut facts.peers).await?;
         }
@@ -223,21 +223,6 @@ impl<H: Handler> Metrics<H> {
             to.extend(of_service.into_iter().map(|peer| (interface.to_owned(), peer)));
         }
         Ok(())
-    }
-}
-
-/// A peer of `status` as `list` has it.
-fn global_peer(peer: &crate::ipc::wire::PeerStatus) -> PeerItem {
-    PeerItem {
-        public_key: PublicKey::from_hex(&peer.public_key)
-            .map_or_else(|_| peer.public_key.clone(), |key| key.to_base64()),
-        scope: PeerScope::Global,
-        endpoint: Some(peer.endpoint.clone()).filter(|endpoint| !endpoint.is_empty()),
-        allowed_ips: peer.allowed_ips.split(',').filter(|prefix| !prefix.is_empty()).map(str::to_owned).collect(),
-        last_handshake_unix_secs: u64::try_from(peer.last_handshake_unix_secs).ok().filter(|secs| *secs > 0),
-        rx_bytes: peer.rx_bytes.unwrap_or(0),
-        tx_bytes: peer.tx_bytes.unwrap_or(0),
-        healthy: peer.healthy,
     }
 }
 

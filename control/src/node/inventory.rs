@@ -11,7 +11,7 @@ use crate::ipam::Lease as IpamLease;
 use crate::ipc::sync::Keep;
 use crate::ipc::wire::{
     AttachmentItem, AttachmentState, DnsItem, DropItem, LeaseItem, LeaseState, ListPage, ListQuery, NetworkItem,
-    ObjectKind, ObjectName, Objects, OffloadItem, PeerItem, PeerScope, PeerStatus, ServiceItem, page as cut,
+    ObjectKind, ObjectName, Objects, OffloadItem, PeerItem, PeerScope, ServiceItem, page as cut,
 };
 use crate::state::{Attachment, Bridge, Lease, Name, Service, Transaction};
 use ginnel_engine::key::PublicKey;
@@ -125,10 +125,10 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
 
     async fn peer_items(&self) -> Vec<PeerItem> {
         let mut items: Vec<_> =
-            status::peers(&self.overlay).await.iter().map(|found| peer(found, PeerScope::Global)).collect();
+            status::peers(&self.overlay).await.iter().map(|found| PeerItem::new(found, PeerScope::Global)).collect();
         for (service, overlay) in self.service_overlays() {
             let scope = PeerScope::Service { service };
-            items.extend(status::peers(&overlay).await.iter().map(|found| peer(found, scope.clone())));
+            items.extend(status::peers(&overlay).await.iter().map(|found| PeerItem::new(found, scope.clone())));
         }
         items.sort_by_cached_key(|item| item.scope.peer_key(&item.public_key));
         items
@@ -238,19 +238,5 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         }
         items.sort_by_cached_key(|item| format!("{}/{}", item.interface, item.offload.name));
         items
-    }
-}
-
-fn peer(peer: &PeerStatus, scope: PeerScope) -> PeerItem {
-    PeerItem {
-        public_key: PublicKey::from_hex(&peer.public_key)
-            .map_or_else(|_| peer.public_key.clone(), |key| key.to_base64()),
-        scope,
-        endpoint: Some(peer.endpoint.clone()).filter(|endpoint| !endpoint.is_empty()),
-        allowed_ips: peer.allowed_ips.split(',').filter(|prefix| !prefix.is_empty()).map(str::to_owned).collect(),
-        last_handshake_unix_secs: u64::try_from(peer.last_handshake_unix_secs).ok().filter(|secs| *secs > 0),
-        rx_bytes: peer.rx_bytes.unwrap_or(0),
-        tx_bytes: peer.tx_bytes.unwrap_or(0),
-        healthy: peer.healthy,
     }
 }

@@ -4,7 +4,8 @@
 //! grow beyond [`PAGE_BYTES_MAX`], whichever comes first, so an answer never meets the limit of a frame. `next` is the key
 //! of the last item where there are more.
 
-use super::{AttachmentState, EventRecord, LeaseState, OffloadStatus, OverlayMode, PeerScope};
+use super::{AttachmentState, EventRecord, LeaseState, OffloadStatus, OverlayMode, PeerScope, PeerStatus};
+use ginnel_engine::key::PublicKey;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -173,6 +174,24 @@ pub struct PeerItem {
     /// Whether it answers, where that is watched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub healthy: Option<bool>,
+}
+
+impl PeerItem {
+    /// A peer of `status` as `list` has it.
+    #[must_use]
+    pub fn new(peer: &PeerStatus, scope: PeerScope) -> Self {
+        Self {
+            public_key: PublicKey::from_hex(&peer.public_key)
+                .map_or_else(|_| peer.public_key.clone(), |key| key.to_base64()),
+            scope,
+            endpoint: Some(peer.endpoint.clone()).filter(|endpoint| !endpoint.is_empty()),
+            allowed_ips: peer.allowed_ips.split(',').filter(|prefix| !prefix.is_empty()).map(str::to_owned).collect(),
+            last_handshake_unix_secs: u64::try_from(peer.last_handshake_unix_secs).ok().filter(|secs| *secs > 0),
+            rx_bytes: peer.rx_bytes.unwrap_or(0),
+            tx_bytes: peer.tx_bytes.unwrap_or(0),
+            healthy: peer.healthy,
+        }
+    }
 }
 
 /// A service overlay.
