@@ -168,7 +168,9 @@ mod tests {
         // The server's socket is in a namespace of its own, so its address is not on the cable.
         let far = End { netns: Netns::create().unwrap(), ip: "127.0.0.1".parse().unwrap() };
         far.netns.bring_lo_up().unwrap();
-        let error = wait_reachable(&End { ip: "127.0.0.1".parse().unwrap(), ..a }, &far, Duration::from_millis(200));
+        // Another one than that of the far end: the near socket may have the same port, and would hear itself.
+        let near = End { ip: "127.0.0.2".parse().unwrap(), ..a };
+        let error = wait_reachable(&near, &far, Duration::from_millis(200));
         assert!(matches!(error, Err(TrafficError::Unreachable { .. })), "{error:?}");
     }
 }
