@@ -65,6 +65,8 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
                     None => Transaction::new().delete::<GlobalOverlay>(""),
                 };
                 self.kit.take_back(transaction).await;
+                // Whoever worked out the rules meanwhile reckoned with the overlay.
+                self.fence_all_or_complain().await;
                 Err(error)
             }
         }

@@ -241,3 +241,19 @@ async fn node_id_and_boot_id_are_told() {
     let other = Daemon::start().await;
     assert_ne!(status(&mut other.client().await).await.boot_id.unwrap(), boot_id);
 }
+
+/// Whoever works out the rules while an overlay comes up reckons with it. Where it does not come up, they go again.
+#[tokio::test]
+async fn an_overlay_that_does_not_come_up_leaves_no_rules_whoever_made_them_meanwhile() {
+    let daemon = Daemon::start().await;
+    let mut client = daemon.client().await;
+    daemon.lab.close_gate();
+    let coming_up = tokio::spawn(async move { refused(&mut client, usual()).await });
+    until("it waits for the kernel", async || daemon.lab.world().made == 1).await;
+    daemon.node.fence_all_or_complain().await;
+    assert!(image::kernel(&daemon.lab).contains(&format!("rules for {NAME}")));
+    daemon.lab.world().fail = Some(("set_up", 0));
+    daemon.lab.open_gate();
+    coming_up.await.unwrap();
+    assert_eq!(image::kernel(&daemon.lab), Vec::<String>::new());
+}
