@@ -18,6 +18,7 @@ use super::error::NodeError;
 use super::fence::has_links;
 use super::host::Host;
 use super::names::name_of;
+use super::networks::check_name;
 use crate::attach::wiring::{FoundBy, GlobalLink, ServiceLink, container};
 use crate::attach::{Marked, Plan};
 use crate::host::{HostError, Netns, PortFlags, Process};
@@ -35,9 +36,6 @@ const ATTACHMENTS_MAX: usize = 16_384;
 
 /// Longest id a client gives a workload, so that it fits the mark of a link beside the names of instance and link.
 const ID_BYTES_MAX: usize = 128;
-
-/// Longest name of an isolation network.
-const NETWORK_BYTES_MAX: usize = 253;
 
 /// Ports of the host that lead to one workload.
 const PUBLISHED_MAX: usize = 256;
@@ -527,10 +525,8 @@ pub(super) fn check(attach: &AttachContainer) -> Result<(), NodeError> {
     {
         return bad("handle", "its id needs 1 to 128 bytes, none of them '/' or invisible");
     }
-    if let Some(network) = &attach.isolation_network
-        && (network.is_empty() || network.len() > NETWORK_BYTES_MAX || network.contains(char::is_control))
-    {
-        return bad("isolation_network", "it needs 1 to 253 bytes, all of them visible");
+    if let Some(network) = &attach.isolation_network {
+        check_name("isolation_network", network)?;
     }
     if attach.publish.len() > PUBLISHED_MAX {
         return bad("publish", "256 ports of one workload are the limit");

@@ -5,12 +5,12 @@
 
 use super::device::DeviceMaker;
 use super::error::NodeError;
-use super::fence::Networks;
 use super::global::Cluster;
 use super::host::Host;
 use super::key_store::KeyStore;
 use super::kit::Kit;
 use super::naming::Naming;
+use super::networks::Networks;
 use super::orders::Orders;
 use super::overlay::Overlay;
 use super::services::Services;
@@ -73,6 +73,7 @@ pub struct Node<M, H> {
     pub(super) itself: Weak<Node<M, H>>,
     pub(super) settings_order: tokio::sync::Mutex<()>,
     pub(super) names_order: tokio::sync::Mutex<()>,
+    pub(super) networks_order: tokio::sync::Mutex<()>,
     /// Every change holds it for reading; whoever ends the node, for writing.
     pub(super) gate: tokio::sync::RwLock<()>,
     pub(super) stopping: AtomicBool,
@@ -139,6 +140,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             }
             Request::RegisterDns { name, ip } => done(self.register_name(&name, ip).await),
             Request::UnregisterDns { name } => done(self.unregister_name(&name).await),
+            Request::SetNetworkMembers { network, members } => done(self.set_network_members(&network, members).await),
             Request::AttachContainer(attach) => match attach.handle {
                 AttachHandle::LinuxPid { .. } | AttachHandle::LinuxNetns { .. } => {
                     let descriptor = attach.netns_fd.then(|| descriptors.into_iter().next()).flatten();

@@ -9,47 +9,17 @@ use super::error::NodeError;
 use super::host::Host;
 use super::name::interface_name;
 use super::naming::Naming;
+use super::networks::{addresses, elsewhere_of};
 use crate::firewall::{
-    Change, Clients, Container, ContainerLink, Desired, Listen, NetworkId, Protocol, Role, Service as HostService,
+    Change, Clients, Container, ContainerLink, Desired, Listen, Protocol, Role, Service as HostService,
 };
 use crate::ipc::wire::{AttachHandle, OverlayMode, PortProtocol, PublishedPort};
-use crate::state::{Attachment, Bridge, GlobalOverlay, Identity, Service, Sysctls, Tables};
+use crate::state::{Attachment, Bridge, GlobalOverlay, Identity, Kind, Service, Sysctls, Tables};
 use ipnet::IpNet;
-use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Mutex, PoisonError};
 
 /// The UDP and TCP port of the name server (RFC 1035, section 4.2).
 pub const DNS_PORT: u16 = 53;
-
-/// Numbers of isolation networks. They mean something to the firewall of this process only.
-#[derive(Debug, Default)]
-pub(super) struct Networks(Mutex<Numbers>);
-
-#[derive(Debug, Default)]
-struct Numbers {
-    by_name: HashMap<String, NetworkId>,
-    last: u32,
-}
-
-impl Networks {
-    /// The number of `name`, a new one if it has none. They do not run out: a name has to be attached 2³² times anew.
-    fn number(&self, name: &str) -> Option<NetworkId> {
-        let mut numbers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = numbers.by_name.get(name) {
-            return Some(*known);
-        }
-        numbers.last = numbers.last.wrapping_add(1).max(1);
-        let number = NetworkId::new(numbers.last)?;
-        numbers.by_name.insert(name.to_owned(), number);
-        Some(number)
-    }
-
-    /// Forgets the names that `used` does not know.
-    fn retain(&self, used: impl Fn(&str) -> bool) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).by_name.retain(|name, _| used(name));
-    }
-}
 
 impl<M: DeviceMaker, H: Host> Node<M, H> {
     /// Makes the firewall what the records say. Where nothing was ever set up, nothing is made.
@@ -85,25 +55,24 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
     /// Has the firewall forget a workload, whose record is gone.
     pub(super) async fn unfence(&self, attachment: &Attachment) {
         let _order = self.fence_order.lock().await;
-        let changes = self.admission(attachment).into_iter().filter_map(inverse).rev().collect();
+        let mut changes: Vec<_> = self.admission(attachment).into_iter().filter_map(inverse).rev().collect();
+        changes.extend(self.kit.store.read(|tables| self.readmission(tables, attachment)));
         if let Err(error) = self.kit.host.fence(changes).await.map_err(fence_failed) {
             self.firewall_failed(&error);
         }
-        let networks: Vec<_> = self.kit.store.read(|tables| {
-            let names = tables.all::<Attachment>().filter_map(|one| self.network_of(tables, one));
-            names.collect()
-        });
-        self.networks.retain(|name| networks.iter().any(|used| used == name));
+        self.forget_unused_networks();
     }
 
     /// What makes a workload known.
     fn admission(&self, attachment: &Attachment) -> Vec<Change> {
         self.kit.store.read(|tables| {
-            let mut changes = Vec::new();
+            // An address that is attached here is nobody's elsewhere.
+            let mut changes: Vec<_> =
+                elsewhere_of(tables, attachment).map(|(ip, _)| Change::RemoveMember(ip.into())).collect();
             match self.container(tables, attachment) {
                 Some(container) => changes.push(Change::AddContainer(attachment.handle.key(), container)),
                 None => {
-                    let network = self.network_of(tables, attachment).and_then(|name| self.networks.number(&name));
+                    let network = self.networks.of(tables, attachment);
                     changes.extend(network.map(|network| Change::AddMember(attachment.ip.into(), network)));
                 }
             }
@@ -126,19 +95,9 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
                 _ => links.push(ContainerLink::Routed { veth }),
             }
         }
-        let network = self.network_of(tables, attachment).and_then(|name| self.networks.number(&name));
-        let addresses = std::iter::once(attachment.ip).chain(attachment.global_ip).collect();
+        let network = self.networks.of(tables, attachment);
+        let addresses = addresses(attachment).collect();
         (!links.is_empty()).then_some(Container { links, addresses, network })
-    }
-
-    /// The network a workload is fenced into: the one it was attached with, or else that of its service, if that is
-    /// isolated.
-    fn network_of(&self, tables: &Tables, attachment: &Attachment) -> Option<String> {
-        let named = attachment.isolation_network.as_ref().map(|name| format!("network {name}"));
-        named.or_else(|| {
-            let service = tables.find::<Service>(&attachment.service)?;
-            (service.mode == OverlayMode::Isolated).then(|| format!("service {}", service.service))
-        })
     }
 
     /// Everything.
@@ -160,7 +119,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
                 desired.services.insert(port(identity.port));
             }
         }
-        if desired.interfaces.is_empty() {
+        if !has_rules(tables) {
             return desired;
         }
         desired.prefixes.insert(self.cluster().cluster);
@@ -175,14 +134,20 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
                     desired.containers.insert(attachment.handle.key(), container);
                 }
                 None => {
-                    let network = self.network_of(tables, attachment).and_then(|name| self.networks.number(&name));
+                    let network = self.networks.of(tables, attachment);
                     desired.members.extend(network.map(|network| (IpNet::from(attachment.ip), network)));
                 }
             }
             desired.publications.extend(attachment.publish.iter().flat_map(|port| publications(attachment.ip, port)));
         }
+        desired.members.extend(self.members_elsewhere(tables));
         desired
     }
+}
+
+/// Whether there is an overlay, and so rules for it.
+pub(super) fn has_rules(tables: &Tables) -> bool {
+    tables.find::<GlobalOverlay>("").is_some_and(|global| global.up) || tables.count(Kind::Bridge) > 0
 }
 
 /// Where a port of a workload is published.
@@ -205,7 +170,7 @@ fn inverse(change: Change) -> Option<Change> {
     }
 }
 
-fn fence_failed(source: crate::firewall::FirewallError) -> NodeError {
+pub(super) fn fence_failed(source: crate::firewall::FirewallError) -> NodeError {
     NodeError::Fence(Box::new(source))
 }
 

@@ -10,12 +10,12 @@ use super::status;
 use crate::ipam::Lease as IpamLease;
 use crate::ipc::sync::Keep;
 use crate::ipc::wire::{
-    AttachmentItem, AttachmentState, DnsItem, DropItem, LeaseItem, LeaseState, ListPage, ListQuery, NetworkItem,
-    ObjectKind, ObjectName, Objects, OffloadItem, PeerItem, PeerScope, ServiceItem, page as cut,
+    AttachmentItem, AttachmentState, DnsItem, DropItem, LeaseItem, LeaseState, ListPage, ListQuery, ObjectKind,
+    ObjectName, Objects, OffloadItem, PeerItem, PeerScope, ServiceItem, page as cut,
 };
 use crate::state::{Attachment, Bridge, Lease, Name, Service, Transaction};
 use ginnel_engine::key::PublicKey;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 impl<M: DeviceMaker, H: Host> Node<M, H> {
@@ -86,6 +86,11 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         if keep.covers(ObjectKind::Dns) {
             let name = |key: &str| ObjectName { kind: ObjectKind::Dns, key: key.to_owned() };
             let gone = self.retain_names(|key| keep.keeps(&name(key))).await?;
+            removed.extend(gone.iter().map(|key| name(key)));
+        }
+        if keep.covers(ObjectKind::Networks) {
+            let name = |key: &str| ObjectName { kind: ObjectKind::Networks, key: key.to_owned() };
+            let gone = self.retain_networks(|key| keep.keeps(&name(key))).await?;
             removed.extend(gone.iter().map(|key| name(key)));
         }
         if keep.covers(ObjectKind::Peers) {
@@ -168,20 +173,6 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         let mut items: Vec<_> = self.kit.store.all::<Attachment>().into_iter().map(item).collect();
         items.sort_by(|a, b| a.attachment.cmp(&b.attachment));
         items
-    }
-
-    fn network_items(&self) -> Vec<NetworkItem> {
-        let mut networks = BTreeMap::<_, Vec<_>>::new();
-        for known in self.kit.store.all::<Attachment>() {
-            if let Some(network) = known.isolation_network {
-                networks.entry(network).or_default().push(known.handle.key());
-            }
-        }
-        let item = |(network, mut members): (_, Vec<_>)| {
-            members.sort();
-            NetworkItem { network, members }
-        };
-        networks.into_iter().map(item).collect()
     }
 
     fn lease_items(&self) -> Vec<LeaseItem> {

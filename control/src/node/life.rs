@@ -99,6 +99,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             orders: Default::default(),
             settings_order: Default::default(),
             names_order: Default::default(),
+            networks_order: Default::default(),
             workload_orders: Default::default(),
             fence_order: Default::default(),
             size_order: Default::default(),

@@ -49,6 +49,7 @@ mod mtu;
 mod name;
 mod names;
 mod naming;
+mod networks;
 mod orders;
 mod overlay;
 mod peers;

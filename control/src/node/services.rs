@@ -10,6 +10,7 @@
 //! Changes of one service are made in the order they came; those of several beside each other. A setup that fails leaves
 //! nothing behind: no record, no subnet, no port, no link.
 
+use super::addresses::Holder;
 use super::device::{DeviceMaker, SlotError};
 use super::dispatch::Node;
 use super::error::NodeError;
@@ -18,7 +19,7 @@ use super::name::interface_name;
 use super::overlay::{DevicePlan, Overlay};
 use super::routes::RoutePlan;
 use crate::attach::AttachError;
-use crate::ipam::{AddressBook, first_behind_base};
+use crate::ipam::{AddressBook, Lease, first_behind_base};
 use crate::ipc::wire::{OverlayMode, Secret, ServiceOverlayInfo};
 use crate::state::{Bridge, GlobalOverlay, Identity, Kind, Peer, Scope, Service, Tables, Transaction};
 use ginnel_backends::device::DeviceError;
@@ -382,9 +383,15 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         if let Some(bridge) = &bridge {
             transaction = transaction.delete::<Bridge>(bridge.bridge.clone());
         }
+        // Addresses that were asked for go with the service they were asked for, all others with the bridge.
+        let subnet = self.kit.store.find::<Bridge>(&known.bridge).map(|bridge| bridge.subnet);
+        let asked_for =
+            |lease: &Lease| Holder::read(&lease.owner).is_some_and(|holder| holder.service == known.service);
         let inside = |book: &AddressBook| -> Vec<_> {
-            let Some(bridge) = &bridge else { return Vec::new() };
-            let inside = book.leases().filter(|(ip, _)| bridge.subnet.contains(ip) && !book.is_leaving(*ip));
+            let Some(subnet) = subnet else { return Vec::new() };
+            let inside = book.leases().filter(|(ip, lease)| {
+                subnet.contains(ip) && (bridge.is_some() || asked_for(lease)) && !book.is_leaving(*ip)
+            });
             inside.map(|(ip, lease)| (ip, lease.clone())).collect()
         };
         self.begin_releases(inside, transaction)?.finish(self).await?;

@@ -258,7 +258,8 @@ mod tests {
     use super::*;
     use crate::ipc::wire::{AttachHandle, NatConfigSpec, OverlayMode, PortProtocol, PublishedPort, Secret};
     use crate::state::{
-        Attachment, Bridge, GlobalOverlay, Identity, Kind, Lease, Name, Peer, Scope, Seal, Service, Settings, Sysctls,
+        Attachment, Bridge, GlobalOverlay, Identity, Kind, Lease, Name, Network, Peer, Scope, Seal, Service, Settings,
+        Sysctls,
     };
     use ginnel_engine::key::PublicKey;
 
@@ -337,6 +338,7 @@ mod tests {
                 .unwrap(),
             }
             .into(),
+            Network { network: text("red"), members: [ip].into() }.into(),
         ]
     }
 
@@ -392,7 +394,8 @@ mod tests {
                 r#"{"lease":{"ip":"10.200.187.130","owner":"o","generation":18446744073709551615,"given_ms":2,"released_ms":1}},"#,
                 r#"{"attachment":{"handle":{"platform":"guest_managed","id":"vm 1"},"service":"web","owner":"o","ip":"10.200.187.130","global_ip":"10.200.187.130","started_ticks":7,"netns":4026531840,"netns_path":"/run/netns/x","links":["veth-7-s"],"ephemeral":true,"isolation_network":"n","dns_server":"10.200.187.130","dns_domain":"prod.local","publish":[{"host_port":8080,"container_port":80,"protocol":"udp","host_ip":"10.200.187.130"}],"guest_key":"c2VjcmV0","since_ms":3}},"#,
                 r#"{"name":{"name":"web.prod.local","addresses":["10.200.187.130","fd00::1"]}},"#,
-                r#"{"sysctls":{"ledger":{"records":[{"name":"ipv4/ip_forward","previous":"0","written":"1"}]}}}],"#,
+                r#"{"sysctls":{"ledger":{"records":[{"name":"ipv4/ip_forward","previous":"0","written":"1"}]}}},"#,
+                r#"{"network":{"network":"red","members":["10.200.187.130"]}}],"#,
                 r#""del":[{"kind":"lease","id":"10.0.0.1"}]}"#,
             ]
             .concat(),

@@ -50,7 +50,7 @@ pub use journal::{Reading, VERSION, Verdict, read_journal};
 pub use marker::{Marker, MarkerError, MarkerText};
 pub use record::{Key, Kind, Object, Record, Transaction};
 pub use records::{
-    Attachment, Bridge, GlobalOverlay, Identity, Lease, Name, Peer, Scope, Seal, Service, Settings, Sysctls,
+    Attachment, Bridge, GlobalOverlay, Identity, Lease, Name, Network, Peer, Scope, Seal, Service, Settings, Sysctls,
 };
 pub use report::{Outcome, Report, Span};
 pub use store::{Health, Pending, Store, StoreError};

@@ -4,7 +4,7 @@
 //! daemon would not know it.
 
 use super::records::{
-    Attachment, Bridge, GlobalOverlay, Identity, Lease, Name, Peer, Seal, Service, Settings, Sysctls,
+    Attachment, Bridge, GlobalOverlay, Identity, Lease, Name, Network, Peer, Seal, Service, Settings, Sysctls,
 };
 use serde::{Deserialize, Serialize};
 
@@ -86,6 +86,8 @@ kinds! {
     Name,
     /// Kernel settings that were changed.
     Sysctls,
+    /// The members on other nodes of an isolation network.
+    Network,
 }
 
 /// What an object is found by.

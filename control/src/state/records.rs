@@ -7,6 +7,7 @@ use crate::ipc::wire::{AttachHandle, NatConfigSpec, OverlayMode, PublishedPort, 
 use ginnel_engine::key::PublicKey;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -212,6 +213,15 @@ pub struct Name {
     pub addresses: Vec<IpAddr>,
 }
 
+/// Who on other nodes is in an isolation network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// The network.
+    pub network: String,
+    /// Their addresses.
+    pub members: BTreeSet<IpAddr>,
+}
+
 /// Kernel settings that were changed, and what they were. There is one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sysctls {
@@ -299,6 +309,12 @@ impl Attachment {
 impl Name {
     pub(super) fn identify(&self) -> String {
         self.name.clone()
+    }
+}
+
+impl Network {
+    pub(super) fn identify(&self) -> String {
+        self.network.clone()
     }
 }
 

@@ -14,7 +14,7 @@ use ginnel_control::lab::traffic::{Amount, End, TcpPlan, tcp};
 use serde_json::json;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
-use world::{Matrix, World, arrives, attach, reaches, unbound, wait_for_tunnel};
+use world::{Matrix, Node, World, arrives, attach, reaches, unbound, wait_for_tunnel};
 
 /// Containers of each mode on both nodes, the nodes themselves, and the outside: who reaches whom.
 ///
@@ -101,6 +101,69 @@ fn who_reaches_whom_in_each_mode() {
             arrives(end, &outside);
             assert!(!reaches(&outside, end), "{name} is open to the outside");
         }
+    });
+}
+
+/// Each node is told the same list of who is in a network, and takes from it who is elsewhere.
+#[test]
+fn members_of_a_network_reach_each_other_across_nodes_once_they_are_told() {
+    in_private_machine(|| {
+        let mut world = World::build();
+        let containers: Vec<_> = (0..5).map(|_| Container::start().unwrap()).collect();
+        let [red, blue, red_b, own_b, web_b] = &containers[..] else { unreachable!() };
+        for node in [&mut world.a, &mut world.b] {
+            node.service("job", "isolated");
+        }
+        world.b.service("web", "auto");
+        world.introduce();
+        wait_for_tunnel(&world.a.end("10.200.5.1"), &world.b.end("10.200.9.1"));
+        let network = |name: &str| json!({"isolation_network": name, "publish": []});
+        let red_end = red.end(world.a.attach(red, "job", network("red")));
+        let blue_end = blue.end(world.a.attach(blue, "job", network("blue")));
+        let red_b_end = red_b.end(world.b.attach(red_b, "job", network("red")));
+        // In no network by name, so in that of its service.
+        let own_b_end = own_b.end(world.b.attach(own_b, "job", json!({})));
+        let web_b_end = web_b.end(world.b.attach(web_b, "web", json!({})));
+        let ends = [
+            ("red", &red_end),
+            ("blue", &blue_end),
+            ("red b", &red_b_end),
+            ("own b", &own_b_end),
+            ("web b", &web_b_end),
+        ]
+        .map(|(name, end)| (name, end.clone()));
+        let alone = "  red  - . . . .\n blue  . - . . .\nred b  . . - . .\nown b  . . . - .\nweb b  . . . . -\n";
+        assert_eq!(Matrix::measure(&ends).show(), alone);
+
+        let tell = |node: &mut Node, network: &str, members: &[&End]| {
+            let members: Vec<_> = members.iter().map(|end| end.ip).collect();
+            node.answered(json!({"op": "set_network_members", "network": network, "members": members}));
+        };
+        for node in [&mut world.a, &mut world.b] {
+            tell(node, "red", &[&red_end, &red_b_end]);
+            tell(node, "service:job", &[&own_b_end]);
+        }
+        let together = "  red  - . + . .\n blue  . - . . .\nred b  + . - . .\nown b  . . . - .\nweb b  . . . . -\n";
+        assert_eq!(Matrix::measure(&ends).show(), together);
+        let listed = world.a.list("networks");
+        let of_red = listed.iter().find(|item| item["network"] == "red").unwrap();
+        assert_eq!(of_red["members"], json!([format!("linux_pid:{}", red.pid())]));
+        assert_eq!(of_red["elsewhere"], json!([red_b_end.ip]));
+        let taken = json!({"op": "set_network_members", "network": "blue", "members": [red_b_end.ip]});
+        assert!(world.a.refused(taken).contains("is in network red"));
+
+        // It is remembered.
+        world.a.kill_and_restart();
+        until("the daemon has it again", || reaches(&red_end, &red_b_end));
+        assert_eq!(Matrix::measure(&ends).show(), together);
+        // Who is no longer named is out, and so are connections of before; a sync says the rest.
+        for node in [&mut world.a, &mut world.b] {
+            node.answered(json!({"op": "begin_sync", "epoch": 1, "kinds": ["networks"]}));
+            tell(node, "service:job", &[&own_b_end]);
+            let ended = node.answered(json!({"op": "end_sync", "epoch": 1}));
+            assert_eq!(ended["removed"], json!([{"kind": "networks", "key": "red"}]));
+        }
+        assert_eq!(Matrix::measure(&ends).show(), alone);
     });
 }
 

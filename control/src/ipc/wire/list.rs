@@ -55,7 +55,8 @@ impl ObjectKind {
     ];
 
     /// Those that are there because somebody asked for them: a sync or a `gc` may cover these.
-    pub const ORDERED: [Self; 5] = [Self::Peers, Self::Services, Self::Attachments, Self::Leases, Self::Dns];
+    pub const ORDERED: [Self; 6] =
+        [Self::Peers, Self::Services, Self::Attachments, Self::Leases, Self::Dns, Self::Networks];
 
     /// Its word on the wire.
     #[must_use]
@@ -271,6 +272,9 @@ pub struct NetworkItem {
     pub network: String,
     /// Keys of the workloads in it.
     pub members: Vec<String>,
+    /// Addresses of its members on other nodes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub elsewhere: Vec<IpAddr>,
 }
 
 /// Packets dropped for one reason.

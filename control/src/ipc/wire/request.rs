@@ -159,6 +159,13 @@ pub enum Request {
     Gc(Gc),
     /// What is wrong.
     Health,
+    /// Who on other nodes is in an isolation network.
+    SetNetworkMembers {
+        /// The network.
+        network: String,
+        /// Their addresses: all of them, in place of those told before.
+        members: Vec<IpAddr>,
+    },
 }
 
 impl Request {
@@ -197,6 +204,7 @@ impl Request {
             Request::EndSync { .. } => "end_sync",
             Request::Gc(_) => "gc",
             Request::Health => "health",
+            Request::SetNetworkMembers { .. } => "set_network_members",
         }
     }
 
@@ -247,6 +255,7 @@ impl Request {
             }
             Request::RegisterDns { name, ip } => format!("{name} at {ip}"),
             Request::UnregisterDns { name } => name.clone(),
+            Request::SetNetworkMembers { network, members } => format!("{} of {network}", members.len()),
             Request::WriteScopedResolver { zone, .. } | Request::RemoveScopedResolver { zone } => zone.clone(),
             Request::BeginSync(BeginSync { epoch, .. }) | Request::EndSync { epoch } => format!("epoch {epoch}"),
             Request::Gc(gc) => gc.keep.keys().map(|kind| kind.name()).collect::<Vec<_>>().join(", "),

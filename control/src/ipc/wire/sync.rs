@@ -78,6 +78,7 @@ impl Request {
                 name(ObjectKind::Services, attach.service.clone()),
             ],
             Request::RegisterDns { name: host, .. } => vec![name(ObjectKind::Dns, dns_key(host))],
+            Request::SetNetworkMembers { network, .. } => vec![name(ObjectKind::Networks, network.clone())],
             _ => Vec::new(),
         }
     }

@@ -170,3 +170,19 @@ async fn names_are_stored_and_checked() {
     }
     assert!(daemon.node.kit.store.all::<crate::state::Name>().is_empty());
 }
+
+#[tokio::test]
+async fn addresses_of_a_service_that_goes_leave_the_shared_bridge_with_it() {
+    let daemon = Daemon::start().await;
+    bring_up(&mut daemon.client().await, usual()).await;
+    let node = &daemon.node;
+    for service in ["job", "web"] {
+        node.set_up_service(service, crate::ipc::wire::OverlayMode::Shared).await.unwrap();
+    }
+    node.allocate_ip("job", None).await.unwrap();
+    let of_web = node.allocate_ip("web", None).await.unwrap();
+    node.tear_down_service("job").await.unwrap();
+    let left: Vec<_> = node.addresses().leases().map(|(ip, _)| ip).collect();
+    assert_eq!(left, [of_web]);
+    super::image::check_leases(node);
+}

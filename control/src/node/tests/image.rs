@@ -4,7 +4,9 @@ use super::*;
 use crate::firewall::{ContainerLink, Desired};
 use crate::ipc::wire::{AttachHandle, OverlayMode};
 use crate::node::services::overlay_ip;
-use crate::state::{Attachment, Bridge, GlobalOverlay, Identity, Kind, Lease, Object, Peer, Scope, Service, Tables};
+use crate::state::{
+    Attachment, Bridge, GlobalOverlay, Identity, Kind, Lease, Network, Object, Peer, Scope, Service, Tables,
+};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -122,6 +124,11 @@ pub(super) fn wanted(tables: &Tables, node_key: Option<PublicKey>) -> Vec<String
         });
         let links: Vec<_> = links.collect();
         lines.push(format!("rules for {} {addresses:?} {fenced} {links:?}", one.handle.key()));
+    }
+    // Who is here is not elsewhere.
+    let here: BTreeSet<_> = all.iter().flat_map(|one| std::iter::once(one.ip).chain(one.global_ip)).collect();
+    for network in tables.all::<Network>() {
+        members.extend(network.members.difference(&here).map(|ip| IpNet::from(*ip)));
     }
     lines.extend(members.iter().map(|prefix| format!("rules for member {prefix}")));
     let ports = all.iter().flat_map(|one| one.publish.iter().map(|port| (port.host_port, port.container_port, one.ip)));

@@ -10,7 +10,9 @@ use operation::peer_name;
 pub use operation::{Choices, Operation, Workload};
 
 use ginnel_control::ipc::wire::OverlayMode;
-use ginnel_control::state::{Attachment, Bridge, GlobalOverlay, Identity, Lease, Name, Peer, Scope, Service, Tables};
+use ginnel_control::state::{
+    Attachment, Bridge, GlobalOverlay, Identity, Lease, Name, Network, Peer, Scope, Service, Tables,
+};
 use ginnel_engine::key::{PrivateKey, PublicKey};
 use ipnet::IpNet;
 use serde_json::Value;
@@ -36,6 +38,8 @@ pub struct State {
     /// Addresses given on request.
     pub held: BTreeMap<IpAddr, String>,
     pub names: BTreeMap<String, BTreeSet<IpAddr>>,
+    /// Of isolation networks, those on other nodes.
+    pub members: BTreeMap<String, BTreeSet<IpAddr>>,
     pub attached: BTreeMap<String, Attached>,
     /// An address was asked for, and whether it was given is not known.
     asked: Option<String>,
@@ -150,6 +154,7 @@ impl State {
                 .filter(|name| !name.name.ends_with(DOMAIN))
                 .map(|name| (name.name.clone(), name.addresses.iter().copied().collect()))
                 .collect(),
+            members: tables.all::<Network>().map(|known| (known.network.clone(), known.members.clone())).collect(),
             attached: tables
                 .all::<Attachment>()
                 .map(|one| {
@@ -235,6 +240,16 @@ impl State {
                 next.names.entry((*name).to_owned()).or_default().insert(*ip);
             }
             Operation::Unregister { name } => drop(next.names.remove(*name)),
+            Operation::SetMembers { network, members } => {
+                next.members.remove(*network);
+                let members: BTreeSet<_> = members.iter().copied().collect();
+                if next.members.values().any(|other| !other.is_disjoint(&members)) {
+                    return None;
+                }
+                if !members.is_empty() {
+                    next.members.insert((*network).to_owned(), members);
+                }
+            }
             Operation::Attach { workload, service } => {
                 let global_is_up = self.global.is_some_and(|(.., up)| up);
                 let mode = self.services.get(*service);
@@ -364,6 +379,12 @@ impl State {
             next.names.retain(|name, _| keys.contains(name));
             states.push(next.clone());
         }
+        if let Some(keys) = kept("networks") {
+            for network in self.members.keys().filter(|network| !keys.contains(network)) {
+                next.members.remove(network);
+                states.push(next.clone());
+            }
+        }
         if let Some(keys) = kept("peers") {
             let up = |scope: &Scope| next.overlay(scope).is_some();
             let stays: BTreeSet<_> = next
@@ -385,11 +406,11 @@ impl State {
     fn take_down(&mut self, service: &str) {
         let Some(mode) = self.services.remove(service) else { return };
         let shared = mode == OverlayMode::Shared;
-        if shared && self.services.values().any(|other| *other == OverlayMode::Shared) {
-            return;
-        }
+        let stays = shared && self.services.values().any(|other| *other == OverlayMode::Shared);
         let subnet = subnet(service, mode);
-        self.held.retain(|ip, _| !subnet.contains(ip));
+        let asked = format!("allocate_ip {service}");
+        let of_it = |holder: &str| holder.split('\n').next() == Some(&asked);
+        self.held.retain(|ip, holder| !subnet.contains(ip) || (stays && !of_it(holder)));
     }
 
     fn overlay(&self, scope: &Scope) -> Option<()> {

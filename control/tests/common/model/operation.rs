@@ -11,6 +11,9 @@ const SERVICES: [&str; 5] = ["web", "db", "pay", "cache", "job"];
 const SLICES: [&str; 2] = ["10.200.5.0/24", "10.200.6.0/24"];
 const PORTS: [u16; 2] = [51_420, 51_419];
 const PREFIXES: [&str; 4] = ["10.200.30.0/26", "10.200.31.0/26", "10.200.32.0/24", "10.201.0.0/16"];
+const NETWORKS: [&str; 3] = ["red", "blue", "service:job"];
+/// Of other nodes, and of workloads here.
+const MEMBERS: [&str; 5] = ["10.200.60.1", "10.200.60.2", "10.200.60.3", "10.200.187.130", "10.200.5.2"];
 const NAMES: [&str; 3] = ["web.prod.local", "db.prod.local", "_http._tcp.web"];
 
 /// One request.
@@ -57,6 +60,10 @@ pub enum Operation {
     },
     Unregister {
         name: &'static str,
+    },
+    SetMembers {
+        network: &'static str,
+        members: Vec<IpAddr>,
     },
     Attach {
         workload: Workload,
@@ -241,7 +248,12 @@ impl Operation {
                 Self::Register { name: choices.pick(&NAMES), ip }
             }
             76..78 => Self::Unregister { name: choices.pick(&NAMES) },
-            78..84 => set_up(choices),
+            78..81 => set_up(choices),
+            81..84 => {
+                let network = choices.pick(&NETWORKS);
+                let members = MEMBERS.iter().filter(|_| choices.chance(35)).map(|member| member.parse().unwrap());
+                Self::SetMembers { network, members: members.collect() }
+            }
             84..90 => Self::TearDownService { service },
             90..94 => Self::Collect { keep: Self::draw_kept(choices, state) },
             94..97 => {
@@ -253,11 +265,12 @@ impl Operation {
     }
 
     fn draw_kept(choices: &mut Choices<'_>, state: &State) -> Vec<(&'static str, Vec<String>)> {
-        let all: [(_, Vec<String>); 5] = [
+        let all: [(_, Vec<String>); 6] = [
             ("attachments", state.attached.keys().cloned().collect()),
             ("services", state.services.keys().cloned().collect()),
             ("leases", state.held.keys().map(ToString::to_string).collect()),
             ("dns", state.names.keys().cloned().collect()),
+            ("networks", state.members.keys().cloned().collect()),
             ("peers", state.peers.keys().map(|(scope, key)| peer_name(scope, key)).collect()),
         ];
         let first = choices.below(all.len());
@@ -320,6 +333,10 @@ impl Operation {
             }
             Self::Register { name, ip } => format!(r#"{{"op":"register_dns","name":"{name}","ip":"{ip}"}}"#),
             Self::Unregister { name } => format!(r#"{{"op":"unregister_dns","name":"{name}"}}"#),
+            Self::SetMembers { network, members } => {
+                let members = serde_json::to_string(members).unwrap();
+                format!(r#"{{"op":"set_network_members","network":"{network}","members":{members}}}"#)
+            }
             Self::Attach { workload, service } => {
                 let publish = workload.port.map_or(String::new(), |port| {
                     format!(r#","publish":[{{"host_port":{port},"container_port":80}}]"#)
