@@ -335,7 +335,9 @@ impl<M: DeviceMaker, H: Host> Overlay<M, H> {
     }
 
     /// Notes what others made of the peers. That it cannot be stored does not undo it.
-    pub(super) async fn adopt(&self, peers: Vec<ginnel_backends::device::PeerState>) {
+    pub(super) async fn adopt(&self, mut peers: Vec<ginnel_backends::device::PeerState>) {
+        // Those that the device has still to let go of were made by nobody.
+        peers.retain(|peer| !self.dismissed().contains(&peer.public_key));
         let changes = self.peers().adopting(peers);
         if let Err(error) = self.kit.commit(transaction(&self.scope, &changes)).await {
             tracing::warn!(%error, "what was set with wg is not stored: it is lost with the next restart");

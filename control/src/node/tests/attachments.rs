@@ -285,3 +285,20 @@ async fn a_container_that_ended_while_nobody_watched_takes_its_service_with_it_i
     assert!(lab.world().veths.is_empty());
     daemon.check();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_goes_does_not_come_back_with_a_device_that_was_removed_meanwhile() {
+    for (step, service) in [(0, "pay"), (1, "pay"), (0, "web"), (1, "web")] {
+        let daemon = Daemon::with_services().await;
+        daemon.told(attach(GUEST, service, "")).await.unwrap();
+        daemon.lab.world().troubles.insert(step, Trouble::Removed);
+        daemon.told(detach(GUEST)).await.unwrap();
+        daemon.lab.world().troubles.clear();
+        for _ in 0..3 {
+            tokio::time::sleep(Duration::from_secs(70)).await;
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(daemon.node.kit.store.all::<Peer>(), [], "{service}, {step}");
+        daemon.check();
+    }
+}
