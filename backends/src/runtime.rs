@@ -8,7 +8,7 @@ use crate::linux::wait::Waker;
 use ginnel_engine::command::Command;
 use ginnel_engine::noise::stamp::Stamps;
 use ginnel_engine::peer::noise::Noise;
-use ginnel_engine::port::{Link, Offloads, Tun};
+use ginnel_engine::port::{Link, Offloads, Ready, Tun};
 use ginnel_engine::tick::Tick;
 use ginnel_engine::worker::{Turn, Wiring, Worker};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -147,9 +147,11 @@ fn run<N: Noise, T: Tun + AsFd, L: Link + AsFd>(
     (clock, stamps): (Clock, &Stamps),
 ) {
     let mut looked = Tick::default();
+    let mut ready = Ready::BOTH;
     while !stop.load(Ordering::Acquire) {
         if let Ok(NewLink { link, done }) = links.try_recv() {
             *worker.ports_mut().1 = link;
+            ready = Ready::BOTH;
             // Whoever asked may have stopped waiting.
             let _ = done.try_send(());
         }
@@ -159,17 +161,17 @@ fn run<N: Noise, T: Tun + AsFd, L: Link + AsFd>(
             looked = now;
             stamps.set_origin(clock.origin());
         }
-        let turn = worker.turn(now);
+        let turn = worker.turn(now, ready);
         worker.wake_others(|other| {
             if let Some(waker) = wakers.get(other as usize) {
                 waker.wake_if_asleep();
             }
         });
         match turn {
-            Turn::Busy => {}
+            Turn::Busy => ready = Ready::BOTH,
             Turn::Idle(deadline) => {
                 let (tun, link) = worker.ports();
-                waker.wait([tun.as_fd(), link.as_fd()], now, deadline, || worker.has_mail());
+                ready = waker.wait([tun.as_fd(), link.as_fd()], now, deadline, || worker.has_mail());
             }
             Turn::Closed(_) => return,
         }

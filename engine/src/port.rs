@@ -45,6 +45,32 @@ pub struct PartialChecksum {
     pub offset: u16,
 }
 
+/// What a port may still have after it handed something over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// More, perhaps.
+    Perhaps,
+    /// It was a lone unit, with nothing behind it: to ask again before the port is ready costs a system call for nothing.
+    /// Behind several, more are likely by the time they are dealt with.
+    Nothing,
+}
+
+/// Ports that are worth asking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ready {
+    /// The [`Tun`].
+    pub tun: bool,
+    /// The [`Link`].
+    pub link: bool,
+}
+
+impl Ready {
+    /// Both, also where nobody knows.
+    pub const BOTH: Self = Self { tun: true, link: true };
+    /// Neither.
+    pub const NEITHER: Self = Self { tun: false, link: false };
+}
+
 /// Why a port moved nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stall {
@@ -69,7 +95,7 @@ pub trait Tun {
     ///
     /// # Errors
     /// [`Stall`] where nothing at all was read.
-    fn recv(&mut self, batch: &mut TunBatch) -> Result<(), Stall>;
+    fn recv(&mut self, batch: &mut TunBatch) -> Result<Rest, Stall>;
 
     /// Writes one unit: an IP packet, or a superpacket where `meta.gso` is set.
     ///
@@ -90,7 +116,7 @@ pub trait Link {
     ///
     /// # Errors
     /// [`Stall`] where nothing at all was received.
-    fn recv(&mut self, inbox: &mut Inbox) -> Result<(), Stall>;
+    fn recv(&mut self, inbox: &mut Inbox) -> Result<Rest, Stall>;
 
     /// Sends every train of `outbox` that has not been sent, and notes what became of each in [`crate::frame::Train`].
     /// A train the kernel will not take whole is sent datagram by datagram within the call.

@@ -10,7 +10,7 @@ use ginnel_engine::noise::random::Seed;
 use ginnel_engine::noise::stamp::Stamps;
 use ginnel_engine::peer::PeerRef;
 use ginnel_engine::peer::noise::Noise;
-use ginnel_engine::port::{Offloads, UnitMeta};
+use ginnel_engine::port::{Offloads, Ready, UnitMeta};
 use ginnel_engine::stats::{PeerStats, WorkerStats};
 use ginnel_engine::tick::Tick;
 use ginnel_engine::worker::handoff::Mail;
@@ -131,7 +131,7 @@ impl<N: Noise> Engine<N> {
         for _ in 0..ROUNDS_MAX {
             let mut busy = false;
             for worker in &mut self.workers {
-                match worker.turn(self.now) {
+                match worker.turn(self.now, Ready::BOTH) {
                     Turn::Busy => busy = true,
                     Turn::Idle(deadline) => busy |= deadline.is_some_and(|at| at <= self.now) || worker.has_mail(),
                     Turn::Closed(errno) => panic!("a port is gone: {errno}"),

@@ -295,7 +295,7 @@ fn receive<L: LinkLab>(lab: &mut L, links: &mut [&mut L::Link], count: usize) ->
     for _ in 0..ATTEMPTS {
         lab.carry(links);
         match links[0].recv(&mut inbox) {
-            Ok(()) => {}
+            Ok(_) => {}
             Err(Stall::Empty) if arrived.len() >= count => break,
             Err(Stall::Empty) => continue,
             Err(Stall::Closed(errno)) => panic!("the link closed with errno {errno}"),

@@ -137,7 +137,7 @@ fn superpackets_are_taken_or_refused_as_such(lab: &mut impl TunLab) {
         let payload = packet::pattern(5_100, 4);
         let (unit, meta) = packet::udp_super(inward(family), &payload, 1_000);
         match tun.send(&unit, &meta) {
-            Ok(()) => {}
+            Ok(_) => {}
             Err(refusal) => {
                 assert_eq!(refusal, TunRefusal::Superpacket);
                 assert!(!tun.takes_superpackets(Transport::Udp), "what was refused is still asked for");
@@ -198,7 +198,7 @@ fn a_removed_interface_is_the_end(lab: &mut impl TunLab) {
     for _ in 0..ATTEMPTS {
         batch.clear();
         match tun.recv(&mut batch) {
-            Ok(()) => {}
+            Ok(_) => {}
             Err(Stall::Closed(_)) => return,
             Err(Stall::Empty) => panic!("a removed interface is only empty"),
         }
@@ -237,7 +237,7 @@ fn reflect<L: TunLab>(lab: &mut L, tun: &mut L::Tun, mut done: impl FnMut(&mut L
     while !done(lab, tun) {
         batch.clear();
         match tun.recv(&mut batch) {
-            Ok(()) => idle = 0,
+            Ok(_) => idle = 0,
             Err(Stall::Empty) => idle += 1,
             Err(Stall::Closed(errno)) => panic!("the interface closed with errno {errno}"),
         }

@@ -11,7 +11,7 @@ use crate::backend::Interface;
 use crate::device::DeviceError;
 use ginnel_engine::frame::TunBatch;
 use ginnel_engine::port::{
-    Gso, OffReason, Offload, OffloadState, Offloads, PartialChecksum, Stall, Transport, Tun, TunRefusal, UnitMeta,
+    Gso, OffReason, Offload, OffloadState, Offloads, PartialChecksum, Rest, Stall, Transport, Tun, TunRefusal, UnitMeta,
 };
 use socket2::{Domain, Socket, Type};
 use std::fs::{File, OpenOptions};
@@ -190,7 +190,8 @@ impl<C> AsFd for TunQueue<C> {
 }
 
 impl<C: QueueCalls> Tun for TunQueue<C> {
-    fn recv(&mut self, batch: &mut TunBatch) -> Result<(), Stall> {
+    fn recv(&mut self, batch: &mut TunBatch) -> Result<Rest, Stall> {
+        let mut rest = Rest::Perhaps;
         while let Some(room) = batch.room() {
             let mut header = [0; HEADER_BYTES];
             match self.calls.read(&self.file, &mut header, room) {
@@ -203,7 +204,12 @@ impl<C: QueueCalls> Tun for TunQueue<C> {
                 }
                 // Nothing in it: as good as not there.
                 Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if batch.len() == 1 {
+                        rest = Rest::Nothing;
+                    }
+                    break;
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     // EBADFD: the interface was deleted. EIO: it is down, which ends.
@@ -215,7 +221,7 @@ impl<C: QueueCalls> Tun for TunQueue<C> {
                 }
             }
         }
-        if batch.is_empty() { Err(Stall::Empty) } else { Ok(()) }
+        if batch.is_empty() { Err(Stall::Empty) } else { Ok(rest) }
     }
 
     fn send(&mut self, packet: &[u8], meta: &UnitMeta) -> Result<(), TunRefusal> {

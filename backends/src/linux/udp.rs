@@ -10,7 +10,7 @@ use super::sys::{self, MESSAGES_MAX, Parcel};
 use crate::device::DeviceError;
 use ginnel_engine::frame::{Inbox, Outbox, Outcome, Received, Train};
 use ginnel_engine::limits::{INBOX_SLOT_BYTES, INBOX_SLOTS};
-use ginnel_engine::port::{Link, OffReason, Offload, OffloadState, Offloads, Stall};
+use ginnel_engine::port::{Link, OffReason, Offload, OffloadState, Offloads, Rest, Stall};
 use nix::poll::{PollFd, PollFlags, poll};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
@@ -251,7 +251,7 @@ impl<C> AsFd for UdpLink<C> {
 }
 
 impl<C: SocketCalls> Link for UdpLink<C> {
-    fn recv(&mut self, inbox: &mut Inbox) -> Result<(), Stall> {
+    fn recv(&mut self, inbox: &mut Inbox) -> Result<Rest, Stall> {
         let mut arrivals = [None; INBOX_SLOTS];
         let mut count = 0;
         let buffers = &mut inbox.slots_mut()[..self.depth.0];
@@ -279,8 +279,9 @@ impl<C: SocketCalls> Link for UdpLink<C> {
                 truncated: arrived.truncated,
             });
         }
+        let rest = if count == 1 { Rest::Nothing } else { Rest::Perhaps };
         self.depth.observe(count, bytes);
-        if count == 0 { Err(Stall::Empty) } else { Ok(()) }
+        if count == 0 { Err(Stall::Empty) } else { Ok(rest) }
     }
 
     fn send(&mut self, outbox: &mut Outbox) {

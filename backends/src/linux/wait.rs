@@ -1,7 +1,7 @@
 //! Waiting for a worker's ports, for commands, or for time to pass.
 
+use ginnel_engine::port::Ready;
 use ginnel_engine::tick::Tick;
-use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::io;
@@ -46,19 +46,24 @@ impl Waker {
         }
     }
 
-    /// Waits until a port is readable, the waker was used, or `deadline` has come. May return early, and does not wait
-    /// where `work` says that there is something to do.
-    pub fn wait(&self, ports: [BorrowedFd<'_>; 2], now: Tick, deadline: Option<Tick>, work: impl FnOnce() -> bool) {
+    /// Waits until a port is readable, the waker was used, or `deadline` has come, and tells which ports, TUN and link, are
+    /// worth asking. May return early, and does not wait where `work` says that there is something to do.
+    pub fn wait(
+        &self,
+        ports: [BorrowedFd<'_>; 2],
+        now: Tick,
+        deadline: Option<Tick>,
+        work: impl FnOnce() -> bool,
+    ) -> Ready {
         self.0.asleep.store(true, Ordering::Relaxed);
         // Either whoever brings work sees `asleep`, or `work` sees what was brought.
         fence(Ordering::SeqCst);
-        if !work() {
-            self.poll(ports, now, deadline);
-        }
+        let ready = if work() { Ready::BOTH } else { self.poll(ports, now, deadline) };
         self.0.asleep.store(false, Ordering::Relaxed);
+        ready
     }
 
-    fn poll(&self, ports: [BorrowedFd<'_>; 2], now: Tick, deadline: Option<Tick>) {
+    fn poll(&self, ports: [BorrowedFd<'_>; 2], now: Tick, deadline: Option<Tick>) -> Ready {
         let timeout = deadline.map_or(PollTimeout::NONE, |deadline| {
             // Rounded up: waking a millisecond early would spin for it.
             let millis = deadline.since(now).saturating_add(Duration::from_micros(999)).as_millis();
@@ -69,12 +74,15 @@ impl Waker {
             PollFd::new(ports[1], PollFlags::POLLIN),
             PollFd::new(self.0.event.as_fd(), PollFlags::POLLIN),
         ];
-        match poll(&mut polled, timeout) {
-            Ok(_) if polled[2].any() == Some(true) => {
-                let _ = self.0.event.read();
-            }
-            // EINTR and the like: the next turn looks for itself.
-            Ok(_) | Err(Errno::EINTR | _) => {}
+        // EINTR and the like: the next turn looks for itself.
+        if poll(&mut polled, timeout).is_err() {
+            return Ready::BOTH;
         }
+        // Errors count: whoever asks hears them.
+        let [tun, link, bell] = polled.map(|port| port.any() != Some(false));
+        if bell {
+            let _ = self.0.event.read();
+        }
+        Ready { tun, link }
     }
 }

@@ -10,7 +10,7 @@
 use super::queue::ByteQueue;
 use ginnel_engine::frame::{Ecn, Inbox, Outbox, Outcome, Received, Source, Train};
 use ginnel_engine::limits::{INBOX_SLOT_BYTES, INBOX_SLOTS, TRAIN_DATAGRAMS_MAX};
-use ginnel_engine::port::{self, Offload, Offloads, Stall};
+use ginnel_engine::port::{self, Offload, Offloads, Rest, Stall};
 use ginnel_engine::wire::message::{DATA_OVERHEAD, Message};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -197,7 +197,7 @@ impl Link {
 }
 
 impl port::Link for Link {
-    fn recv(&mut self, inbox: &mut Inbox) -> Result<(), Stall> {
+    fn recv(&mut self, inbox: &mut Inbox) -> Result<Rest, Stall> {
         if self.closed {
             return Err(Stall::Closed(CLOSED));
         }
@@ -207,7 +207,7 @@ impl port::Link for Link {
             let Some(received) = self.gather(slot) else { break };
             inbox.push(received);
         }
-        if inbox.is_empty() { Err(Stall::Empty) } else { Ok(()) }
+        if inbox.is_empty() { Err(Stall::Empty) } else { Ok(Rest::Perhaps) }
     }
 
     fn send(&mut self, outbox: &mut Outbox) {

@@ -5,7 +5,9 @@
 
 use super::queue::ByteQueue;
 use ginnel_engine::frame::TunBatch;
-use ginnel_engine::port::{self, OffReason, Offload, OffloadState, Offloads, Stall, Transport, TunRefusal, UnitMeta};
+use ginnel_engine::port::{
+    self, OffReason, Offload, OffloadState, Offloads, Rest, Stall, Transport, TunRefusal, UnitMeta,
+};
 use std::sync::Arc;
 
 /// `EINVAL`.
@@ -77,7 +79,7 @@ impl Tun {
 }
 
 impl port::Tun for Tun {
-    fn recv(&mut self, batch: &mut TunBatch) -> Result<(), Stall> {
+    fn recv(&mut self, batch: &mut TunBatch) -> Result<Rest, Stall> {
         if self.removed {
             return Err(Stall::Closed(REMOVED));
         }
@@ -88,7 +90,7 @@ impl port::Tun for Tun {
             let len = unit.len();
             batch.push(len, meta);
         }
-        if batch.is_empty() { Err(Stall::Empty) } else { Ok(()) }
+        if batch.is_empty() { Err(Stall::Empty) } else { Ok(Rest::Perhaps) }
     }
 
     fn send(&mut self, packet: &[u8], meta: &UnitMeta) -> Result<(), TunRefusal> {

@@ -17,7 +17,7 @@ use ginnel_engine::limits::{COMMANDS_QUEUED_MAX, EVENTS_QUEUED_MAX};
 use ginnel_engine::noise::random::Seed;
 use ginnel_engine::noise::stamp::Stamps;
 use ginnel_engine::peer::noise::Noise;
-use ginnel_engine::port::{Offloads, UnitMeta};
+use ginnel_engine::port::{Offloads, Ready, UnitMeta};
 use ginnel_engine::stats::WorkerStats;
 use ginnel_engine::tick::Tick;
 use ginnel_engine::worker::handoff::Mail;
@@ -179,7 +179,7 @@ impl<N: Noise> World<N> {
     ) -> (Turn, T) {
         let now = self.now;
         let host = &mut self.hosts[id.0];
-        let (turn, measured) = watch(&mut || host.worker.turn(now));
+        let (turn, measured) = watch(&mut || host.worker.turn(now, Ready::BOTH));
         host.touched = turn == Turn::Busy;
         match turn {
             Turn::Busy => {}

@@ -11,7 +11,9 @@
 //! A peer belongs to one worker: number modulo workers. Its session indices carry that worker in their low bits, by
 //! which the kernel steers datagrams; what still lands elsewhere goes to the owner through [`handoff`].
 //!
-//! Whoever turns the worker passes the time and waits for readiness when [`Turn::Idle`] comes back.
+//! Whoever turns the worker passes the time and which ports are ready, and waits for readiness when [`Turn::Idle`] comes
+//! back. A port that had nothing left is not asked again before it is ready: a lone packet costs one wait, one receive and
+//! one send.
 
 mod apply;
 mod departure;
@@ -30,7 +32,7 @@ use crate::noise::stamp::Stamps;
 use crate::offload::coalesce::Coalescer;
 use crate::peer::noise::Noise;
 use crate::peer::{PeerRef, PeerTable};
-use crate::port::{Link, Stall, Tun};
+use crate::port::{Link, Ready, Rest, Stall, Tun};
 use crate::route::AllowedIps;
 use crate::stats::{WorkerStats, bump};
 use crate::tick::Tick;
@@ -46,7 +48,7 @@ const SINGLY_FOR: Duration = Duration::from_secs(60);
 /// What a turn came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
-    /// Something moved: turn again at once.
+    /// There may be more to do: turn again at once, and ask both ports.
     Busy,
     /// Nothing to do before a port is ready, a command or a parcel comes, or this moment.
     Idle(Option<Tick>),
@@ -127,29 +129,33 @@ impl<N: Noise, T: Tun, L: Link> Worker<N, T, L> {
         Self { core, batch: TunBatch::new(), inbox: Inbox::new() }
     }
 
-    /// Does a bounded piece of work. `now` never goes back.
-    pub fn turn(&mut self, now: Tick) -> Turn {
+    /// Does a bounded piece of work with the ports that are `ready`. `now` never goes back.
+    pub fn turn(&mut self, now: Tick, ready: Ready) -> Turn {
         let core = &mut self.core;
         core.now = now;
         core.handshakes_left = HANDSHAKES_PER_TURN;
         let mut busy = core.apply_commands();
         core.refresh();
         busy |= core.take_mail();
-        match core.link.recv(&mut self.inbox) {
-            Ok(()) => {
-                busy = true;
-                core.inbound(&mut self.inbox);
+        if ready.link {
+            match core.link.recv(&mut self.inbox) {
+                Ok(rest) => {
+                    busy |= rest == Rest::Perhaps;
+                    core.inbound(&mut self.inbox);
+                }
+                Err(Stall::Closed(errno)) => return core.close(errno),
+                Err(Stall::Empty) => {}
             }
-            Err(Stall::Closed(errno)) => return core.close(errno),
-            Err(Stall::Empty) => {}
         }
-        match core.tun.recv(&mut self.batch) {
-            Ok(()) => {
-                busy = true;
-                core.outbound(&mut self.batch);
+        if ready.tun {
+            match core.tun.recv(&mut self.batch) {
+                Ok(rest) => {
+                    busy |= rest == Rest::Perhaps;
+                    core.outbound(&mut self.batch);
+                }
+                Err(Stall::Closed(errno)) => return core.close(errno),
+                Err(Stall::Empty) => {}
             }
-            Err(Stall::Closed(errno)) => return core.close(errno),
-            Err(Stall::Empty) => {}
         }
         core.run_timers();
         core.send();
