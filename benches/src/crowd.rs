@@ -1,12 +1,11 @@
 //! The far ends of many tunnels at once: a thread that plays all peers of a device on one UDP socket. It answers
-//! handshakes; of data messages that come it counts the bytes and opens none but the first of a session; and where it is
-//! asked to, it seals packets from all of them in turn, in trains.
+//! handshakes; of data messages that come it counts the bytes and opens but one now and then, for the timers that answer
+//! silence; and where it is asked to, it seals packets from all of them in turn, in trains.
 //!
 //! ```text
 //! peer n   outside 10.99.0.1 + n   inside 10.64.0.1 + n
 //! ```
-//! The addresses outside differ because those of real peers do: a device must not be able to treat them as one. Left out:
-//! timers. A peer of this crowd never asks for a handshake.
+//! The addresses outside differ because those of real peers do: a device must not be able to treat them as one.
 
 use ginnel_backends::cipher::{WithCipher, with_fastest};
 use ginnel_backends::linux::Clock;
@@ -19,6 +18,7 @@ use ginnel_engine::noise::stamp::Stamps;
 use ginnel_engine::noise::{Aead, Core, Identity};
 use ginnel_engine::offload::Plaintexts;
 use ginnel_engine::peer::noise::{Arrival, Departure, Noise, SessionBase};
+use ginnel_engine::tick::Tick;
 use ginnel_engine::wire::checksum;
 use ginnel_engine::wire::message::{DATA_OVERHEAD, Message};
 use ipnet::IpNet;
@@ -51,6 +51,8 @@ const BUFFER_BYTES: usize = 64 << 20;
 /// How often the thread looks whether it is to end, and naps where it may send nothing.
 const PATIENCE: Duration = Duration::from_millis(20);
 const NAP: Duration = Duration::from_micros(20);
+/// How often a message of a peer is opened, and its timers are asked: well below the 10 s of the first of them.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Naps without an arrival after which what is under way is lost: some 40 ms.
 const NAPS_MAX: u32 = 500;
 
@@ -214,10 +216,11 @@ impl WithCipher for Play {
         let members = (0..).zip(&self.keys).map(|(number, key)| {
             let mut identity: Identity = Core::<A>::identity(key, &seed, seed.random("peer", number), &stamps);
             let core = Core::<A>::new(&mut identity, &self.near, None, SessionBase(number));
-            Member { core, confirmed: None, heard: false, from: None }
+            Member { core, confirmed: None, opened: Tick::default(), heard: false, from: None }
         });
         let members = members.collect();
-        let stage = Stage { members, socket: self.socket, clock, shared: self.shared, heard: 0, train: Train::default() };
+        let (train, looked) = (Train::default(), clock.tick());
+        let stage = Stage { members, socket: self.socket, clock, shared: self.shared, heard: 0, train, looked };
         stage.run();
     }
 }
@@ -227,6 +230,8 @@ struct Member<A> {
     core: Core<A>,
     /// Our index of the last session that was seen in use.
     confirmed: Option<u32>,
+    /// When a message was last opened.
+    opened: Tick,
     heard: bool,
     /// Where the device is.
     from: Option<SockaddrIn>,
@@ -239,6 +244,8 @@ struct Stage<A> {
     shared: Arc<Shared>,
     heard: u64,
     train: Train,
+    /// When the timers were last asked.
+    looked: Tick,
 }
 
 impl<A: Aead> Stage<A> {
@@ -261,6 +268,7 @@ impl<A: Aead> Stage<A> {
             self.members.iter_mut().for_each(|member| member.heard = false);
             self.heard = 0;
         }
+        self.run_timers();
         let mut control = nix::cmsg_space!(libc::in_pktinfo, i32);
         let (bytes, from, to, stride) = {
             let mut slices = [IoSliceMut::new(buffer)];
@@ -299,14 +307,32 @@ impl<A: Aead> Stage<A> {
             self.heard += 1;
             self.shared.heard.store(self.heard, Ordering::Relaxed);
         }
-        if member.confirmed == Some(receiver) {
+        if member.confirmed == Some(receiver) && now.since(member.opened) < LOOK_EVERY {
             return;
         }
         let mut opening = Opening { datagram: Some(first), room: vec![0; RECEIVE_BYTES], opened: false };
         member.core.open(now, receiver, &mut opening);
         if opening.opened {
             self.shared.met.fetch_add(u64::from(member.confirmed.is_none()), Ordering::Relaxed);
-            (member.confirmed, member.from) = (Some(receiver), Some(from));
+            (member.confirmed, member.opened, member.from) = (Some(receiver), now, Some(from));
+        }
+    }
+
+    /// Does what is due.
+    fn run_timers(&mut self) {
+        let now = self.clock.tick();
+        if now.since(self.looked) < LOOK_EVERY {
+            return;
+        }
+        self.looked = now;
+        for number in 0..self.members.len() {
+            let member = &mut self.members[number];
+            let due = member.core.due().is_some_and(|due| due <= now);
+            if let Some(to) = member.from.filter(|_| due) {
+                self.train.clear();
+                member.core.pulse(now, &mut self.train);
+                self.post(number, to);
+            }
         }
     }
 
