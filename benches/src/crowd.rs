@@ -38,9 +38,8 @@ use std::time::Duration;
 /// UDP port of all peers.
 pub const PORT: u16 = 51_830;
 
-
-/// Most peers of a crowd: what fits into both prefixes with their ends spared.
-pub const PEERS_MAX: u32 = 65_000;
+/// Most peers of a crowd: what fits into both prefixes, and into three quarters of another.
+pub const PEERS_MAX: u32 = 49_000;
 
 /// Bytes of a receive: a handshake message or the first datagram of a train. Of the rest the length is enough.
 const RECEIVE_BYTES: usize = 2_048;
@@ -356,8 +355,10 @@ impl<A: Aead> Stage<A> {
         let whole = sizes.iter().all(|&other| other == size);
         let Some(segment) = u16::try_from(size).ok() else { return };
         let all = &self.train.bytes[..self.train.end()];
-        let (one, many) =
-            ([ControlMessage::Ipv4PacketInfo(&source)], [ControlMessage::Ipv4PacketInfo(&source), ControlMessage::UdpGsoSegments(&segment)]);
+        let (one, many) = (
+            [ControlMessage::Ipv4PacketInfo(&source)],
+            [ControlMessage::Ipv4PacketInfo(&source), ControlMessage::UdpGsoSegments(&segment)],
+        );
         let send = |bytes: &[u8], control: &[ControlMessage<'_>]| loop {
             let sent = sendmsg(self.socket.as_raw_fd(), &[IoSlice::new(bytes)], control, MsgFlags::empty(), Some(&to));
             // A full queue loses what is sent, as everywhere; an interrupted call has sent nothing.

@@ -92,6 +92,8 @@ const PACKET_BYTES: usize = 1_420;
 const PAYLOAD_BYTES: usize = PACKET_BYTES - 28;
 /// The node on its tunnel, and the port of the one who counts there.
 const NEAR: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 88, 0, 1), 5_201);
+/// Where the prefixes of a daemon's peers begin.
+const SLICES: Ipv4Addr = Ipv4Addr::new(10, 200, 64, 0);
 /// Port of the devices.
 const PORT: u16 = 51_820;
 /// Messages of one system call.
@@ -153,7 +155,11 @@ fn key_of(number: u32) -> PublicKey {
 }
 
 fn peer(number: u32, key: PublicKey) -> uapi::Peer {
-    uapi::Peer { key, endpoint: crowd::outside(number).into(), allowed: IpNet::from(std::net::IpAddr::from(crowd::inside(number))) }
+    uapi::Peer {
+        key,
+        endpoint: crowd::outside(number).into(),
+        allowed: IpNet::from(std::net::IpAddr::from(crowd::inside(number))),
+    }
 }
 
 /// A device whose interface is called `name`.
@@ -217,11 +223,11 @@ fn configure_daemons(contender: &Contender, arguments: &Arguments, keeper: &Keep
             let asking = (0..).zip(&mut orchestrators).map(|(first, orchestrator)| {
                 scope.spawn(move || {
                     (first..arguments.peers).step_by(count as usize).try_for_each(|number| {
-                        let uapi::Peer { key, endpoint, allowed } = peer(number, key_of(number));
                         let peer = PeerSpec {
-                            public_key: key.to_base64(),
-                            endpoint: endpoint.to_string(),
-                            allowed_ips: allowed.to_string(),
+                            public_key: key_of(number).to_base64(),
+                            endpoint: crowd::outside(number).to_string(),
+                            // Within the cluster, and behind the slice of the node.
+                            allowed_ips: format!("{}/32", Ipv4Addr::from(u32::from(SLICES) + number)),
                             persistent_keepalive_secs: 0,
                             candidates: Vec::new(),
                         };
@@ -257,6 +263,8 @@ struct Rig {
     lab: Lab,
     /// Flows, the same for all rigs.
     flows: u32,
+    /// Memory of the device before it had peers.
+    bare_bytes: u64,
     _scratch: Scratch,
 }
 
@@ -272,13 +280,7 @@ type Way = fn(&Rig, usize, Duration) -> Outcome<Rate>;
 
 impl Rig {
     /// Starts a device with `peers` of which the crowd plays `active`. A single peer has the prefixes of all.
-    fn start(
-        contender: &Contender,
-        peers: u32,
-        active: u32,
-        arguments: &Arguments,
-        keeper: &Keeper,
-    ) -> Outcome<Self> {
+    fn start(contender: &Contender, peers: u32, active: u32, arguments: &Arguments, keeper: &Keeper) -> Outcome<Self> {
         let (lab, scratch) = (Lab::build(LabOptions::default())?, keeper.scratch()?);
         let name = if peers == 1 { "one0" } else { "many0" };
         let process = start_device(contender, name, &lab, &scratch, arguments, keeper)?;
@@ -308,9 +310,10 @@ impl Rig {
             only.allowed = crowd::insides();
         }
         let config = uapi::Config { private_key: &private_key, listen_port: PORT, peers: &all };
+        let bare_bytes = usage::process_rss(process.pid())?;
         uapi::configure(uapi::connect(name)?, &config)?;
         let flows = arguments.active.min(arguments.peers);
-        Ok(Self { name, peers, active, crowd, keys, process, lab, flows, _scratch: scratch })
+        Ok(Self { name, peers, active, crowd, keys, process, lab, flows, bare_bytes, _scratch: scratch })
     }
 
     fn socket(&self) -> Outcome<UdpSocket> {
@@ -340,19 +343,18 @@ impl Rig {
     }
 
     fn report_meeting(&self, arguments: &Arguments) -> Outcome<()> {
-        let before = usage::process_rss(self.process.pid())?;
         let busy = usage::process_busy(self.process.pid())?;
         let took = self.meet(arguments.handshakes)?;
         let busy = usage::process_busy(self.process.pid())?.saturating_sub(busy);
-        let after = usage::process_rss(self.process.pid())?;
+        let grown = usage::process_rss(self.process.pid())?.saturating_sub(self.bare_bytes);
         println!(
-            "{} sessions of {} peers, {} a second: {:.1} s, {:.2} ms of processor and {:.1} KiB each",
+            "{} sessions of {} peers, {} a second: {:.1} s, {:.2} ms of processor each; {:.2} KiB for each of all peers",
             self.active,
             self.peers,
             arguments.handshakes,
             took.as_secs_f64(),
             busy.as_secs_f64() * 1e3 / f64::from(self.active),
-            kibibytes(after.saturating_sub(before), self.active)
+            kibibytes(grown, self.peers)
         );
         Ok(())
     }
@@ -368,8 +370,8 @@ impl Rig {
 
     fn report_idleness(&self, arguments: &Arguments) -> Outcome<()> {
         let time = Duration::from_secs(arguments.idle_seconds);
-        // The last of the passive keepalives go 10 s after the last packet.
-        thread::sleep(Duration::from_secs(11));
+        // The last packet was answered by then, were it only with the empty one that is due after 10 s.
+        thread::sleep(Duration::from_secs(14));
         let silent = self.idleness(time)? * 100.0;
         self.set_keepalive(KEEPALIVE_SECS)?;
         // All have sent the first by then.
@@ -417,7 +419,8 @@ impl Rig {
         let stop = AtomicBool::new(false);
         let rate = thread::scope(|scope| {
             let sender = scope.spawn(|| self.send_until(&socket, burst, &stop));
-            let rate = self.gauge(time, || self.crowd.bytes() / crowd::outer_bytes(1, PACKET_BYTES) * PACKET_BYTES as u64);
+            let rate =
+                self.gauge(time, || self.crowd.bytes() / crowd::outer_bytes(1, PACKET_BYTES) * PACKET_BYTES as u64);
             stop.store(true, Ordering::Relaxed);
             // A thread that panicked has said why.
             sender.join().map_err(|_| "the sender failed")??;
@@ -477,13 +480,8 @@ impl Rig {
                     }
                 }
             });
-            let sending = Sending {
-                flows: self.flows,
-                burst,
-                packet_bytes: PACKET_BYTES,
-                to: NEAR,
-                window: Self::window(burst),
-            };
+            let sending =
+                Sending { flows: self.flows, burst, packet_bytes: PACKET_BYTES, to: NEAR, window: Self::window(burst) };
             self.crowd.send(sending);
             let rate = self.gauge(time, || packets() * PACKET_BYTES as u64);
             self.crowd.stop_sending();

@@ -43,6 +43,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, sendmmsg};
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::fs;
 use std::io::IoSlice;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsRawFd;
@@ -191,12 +192,12 @@ fn measure(
     for _ in 0..arguments.rounds {
         let messages = stock.mixture(arguments);
         for (at, (arm, _)) in ARMS.into_iter().enumerate() {
-            let before = party.drops();
+            let before = party.drops()?;
             let (report, count) = generator.during(arm, &messages, || traffic::tcp(from, to, &plan))?;
             rates[at].push(report?.bits_per_sec() / 1e9);
             sent[at].push(count);
             if arm == Arm::Device {
-                for (reason, packets) in party.drops() {
+                for (reason, packets) in party.drops()? {
                     *drops.entry(reason).or_insert(0) += packets - before.get(reason).copied().unwrap_or(0);
                 }
             }
@@ -267,9 +268,21 @@ impl Party {
         Ok(())
     }
 
-    fn drops(&self) -> BTreeMap<&'static str, u64> {
-        self.device.state().drops.into_iter().map(|(reason, packets)| (reason.name(), packets)).collect()
+    /// What the device dropped, and what the kernel did because its sockets were full.
+    fn drops(&self) -> Outcome<BTreeMap<&'static str, u64>> {
+        let drops = self.device.state().drops.into_iter().map(|(reason, packets)| (reason.name(), packets));
+        let table = self.node.netns.run_in(|| fs::read_to_string("/proc/thread-self/net/udp6"))??;
+        Ok(drops.chain([("socket full", socket_drops(&table, PORT))]).collect())
     }
+}
+
+/// The last column of the sockets that are bound to `port` (`udp6_seq_show` of Linux).
+fn socket_drops(table: &str, port: u16) -> u64 {
+    let own = table.lines().filter(|line| {
+        let local = line.split_whitespace().nth(1).and_then(|local| local.rsplit_once(':'));
+        local.is_some_and(|(_, number)| u16::from_str_radix(number, 16) == Ok(port))
+    });
+    own.filter_map(|line| line.split_whitespace().last()?.parse::<u64>().ok()).sum()
 }
 
 /// Sockets of the attacker, each with an address of its own where there is more than one.
@@ -335,7 +348,9 @@ impl Generator {
             let to = [to; BATCH];
             match sendmmsg(socket.as_raw_fd(), &mut headers, &slices, to, [], MsgFlags::empty()) {
                 // What was not sent is as good as lost on the way.
-                Ok(_) | Err(Errno::ENOBUFS | Errno::EAGAIN | Errno::EINTR | Errno::ECONNREFUSED) => sent += count as u64,
+                Ok(_) | Err(Errno::ENOBUFS | Errno::EAGAIN | Errno::EINTR | Errno::ECONNREFUSED) => {
+                    sent += count as u64
+                }
                 Err(errno) => return Err(errno),
             }
         }
@@ -414,7 +429,10 @@ impl Stock {
             Message::Random => pick(&self.random, turn),
             Message::Sealed => pick(&self.sealed, turn),
         };
-        (0..turns).flat_map(|turn| kinds.iter().map(move |kind| (turn, kind))).map(|(turn, kind)| of(turn, kind)).collect()
+        (0..turns)
+            .flat_map(|turn| kinds.iter().map(move |kind| (turn, kind)))
+            .map(|(turn, kind)| of(turn, kind))
+            .collect()
     }
 }
 

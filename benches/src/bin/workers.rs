@@ -302,7 +302,10 @@ fn measure<A: Aead>(pairs: Vec<Pair<A>>, cores: &[usize], time: Duration) -> Res
         start.wait();
         thread::sleep(time);
         stop.store(true, Ordering::Relaxed);
-        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect::<Vec<_>>()
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect::<Vec<_>>()
     });
     Ok(rates.into_iter().sum::<Result<f64, _>>()? / 1e6)
 }
