@@ -7,7 +7,8 @@
 //! ```
 //! A thread turns a worker and the far end of its wire, so both halves of the work are on its core. Superpackets go in at
 //! one end and are counted where they come out. A third arm has two devices with one worker each: what two cores of this
-//! machine are worth where nothing is shared at all. Left out: packets that reach the wrong worker, which is for the kernel
+//! machine are worth where nothing is shared at all. Beside the rates stand those by processor time, which other programs on
+//! the machine do not take part in. Left out: packets that reach the wrong worker, which is for the kernel
 //! to avoid (`steer`).
 //!
 //! ```text
@@ -33,6 +34,7 @@ use ginnel_engine::worker::handoff::Mail;
 use ginnel_engine::worker::{Wiring, Worker};
 use ipnet::IpNet;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use std::error::Error;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -106,22 +108,27 @@ impl WithCipher for Measure {
             }
             rates[2].push(measure::<A>(apart, &cores, time)?);
         }
-        let [one, together, apart] = &rates;
-        let ratios = |over: &[f64], under: &[f64]| over.iter().zip(under).map(|(a, b)| a / b).collect::<Vec<_>>();
         let name = A::NAME;
-        line(&format!("1 peer on 1 worker, {name}"), "Mpps", one);
-        line(&format!("{workers} peers on {workers} workers"), "Mpps", together);
-        line(&format!("{workers} devices with 1 peer on 1 worker"), "Mpps", apart);
-        line(&format!("{workers} workers to 1"), "    ", &ratios(together, one));
-        line(&format!("{workers} devices to 1"), "    ", &ratios(apart, one));
-        line(&format!("{workers} workers to {workers} devices"), "    ", &ratios(together, apart));
+        for (unit, pick) in [
+            ("Mpps", (|rate| rate.real) as fn(&Rate) -> f64),
+            ("M in a second of processor time of each", |rate| rate.processor),
+        ] {
+            let [one, together, apart] = rates.each_ref().map(|rates| rates.iter().map(pick).collect::<Vec<_>>());
+            let ratios = |over: &[f64], under: &[f64]| over.iter().zip(under).map(|(a, b)| a / b).collect::<Vec<_>>();
+            line(&format!("1 peer on 1 worker, {name}"), unit, &one);
+            line(&format!("{workers} peers on {workers} workers"), unit, &together);
+            line(&format!("{workers} devices with 1 peer on 1 worker"), unit, &apart);
+            line(&format!("  {workers} workers to 1"), "", &ratios(&together, &one));
+            line(&format!("  {workers} devices to 1"), "", &ratios(&apart, &one));
+            line(&format!("  {workers} workers to {workers} devices"), "", &ratios(&together, &apart));
+        }
         Ok(())
     }
 }
 
 fn line(what: &str, unit: &str, values: &[f64]) {
     if let Some(Summary { median, min, max }) = Summary::of(values) {
-        println!("{what:40} {median:6.3} {unit} ({min:.3}–{max:.3})");
+        println!("{what:40} {median:6.3} ({min:.3}–{max:.3}) {unit}");
     }
 }
 
@@ -276,8 +283,15 @@ fn carry<A: Aead>(from: &mut End<A>, into: &mut End<A>, address: SocketAddr) {
     }
 }
 
-/// Packets that come out of all pairs together, in millions a second, each pair on a core of its own.
-fn measure<A: Aead>(pairs: Vec<Pair<A>>, cores: &[usize], time: Duration) -> Result<f64, Box<dyn Error>> {
+/// Millions of packets that come out of all pairs together in a second, and in one of processor time of each.
+#[derive(Clone, Copy, Default)]
+struct Rate {
+    real: f64,
+    processor: f64,
+}
+
+/// Measures with each pair on a core of its own.
+fn measure<A: Aead>(pairs: Vec<Pair<A>>, cores: &[usize], time: Duration) -> Result<Rate, Box<dyn Error>> {
     let (start, stop) = (Barrier::new(pairs.len() + 1), AtomicBool::new(false));
     let rates = thread::scope(|scope| {
         let (start, stop) = (&start, &stop);
@@ -291,11 +305,14 @@ fn measure<A: Aead>(pairs: Vec<Pair<A>>, cores: &[usize], time: Duration) -> Res
                     // What is cold at first is not measured.
                     (0..200).for_each(|_| pair.turn());
                     start.wait();
-                    let (before, since) = (pair.packets(), Instant::now());
+                    let (before, since, busy_before) = (pair.packets(), Instant::now(), busy()?);
                     while !stop.load(Ordering::Relaxed) {
                         pair.turn();
                     }
-                    pinned.map(|()| (pair.packets() - before) as f64 / since.elapsed().as_secs_f64())
+                    let packets = (pair.packets() - before) as f64 / 1e6;
+                    let spent = busy()?.saturating_sub(busy_before);
+                    let real = packets / since.elapsed().as_secs_f64();
+                    pinned.map(|()| Rate { real, processor: packets / spent.as_secs_f64() })
                 })
             })
             .collect();
@@ -307,5 +324,15 @@ fn measure<A: Aead>(pairs: Vec<Pair<A>>, cores: &[usize], time: Duration) -> Res
             .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
             .collect::<Vec<_>>()
     });
-    Ok(rates.into_iter().sum::<Result<f64, _>>()? / 1e6)
+    let mut all = Rate::default();
+    for rate in rates {
+        let Rate { real, processor } = rate?;
+        (all.real, all.processor) = (all.real + real, all.processor + processor);
+    }
+    Ok(all)
+}
+
+/// Processor time of this thread.
+fn busy() -> nix::Result<Duration> {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from)
 }
