@@ -8,6 +8,7 @@
 //! Three arms in turn: no storm; the same storm to a socket of nobody's at node 0, which drops it when its buffer is full, so
 //! that the generator, the cable and the stack cost the same; the storm to the device. The bar is for the last against the
 //! second: what the device spends. Against the first it says what a storm costs on a machine that has to make it as well.
+//! Before, the processor time that each kind of storm costs a device that does nothing else, woken for every few messages.
 //!
 //! Valid initiations are made in stock, as making one takes longer than refusing it; a device that has spent its budget for
 //! strangers looks at none of them further than their first MAC, whichever they are. Left out: senders that take the
@@ -47,6 +48,7 @@ use std::fs;
 use std::io::IoSlice;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -162,10 +164,30 @@ fn main() -> Outcome<()> {
 
     let kinds = arguments.kinds.iter().map(|kind| format!("{kind:?}").to_lowercase()).collect::<Vec<_>>().join(", ");
     println!("{} messages a second: {kinds}; from {} addresses", arguments.rate, arguments.sources);
+    alone(&near, &generator, &mut stock, &arguments)?;
     for way in &arguments.ways {
         measure(*way, &ends, &near, &generator, &mut stock, &arguments)?;
     }
     keeper.clear();
+    Ok(())
+}
+
+/// What storms cost a device that does nothing else: of each kind, then of all mixed.
+fn alone(party: &Party, generator: &Generator, stock: &mut Stock, arguments: &Arguments) -> Outcome<()> {
+    println!("\nThe storm alone, % of a core for the device");
+    let each = arguments.kinds.iter().map(std::slice::from_ref);
+    for kinds in each.chain([arguments.kinds.as_slice()]) {
+        let mut shares = Vec::new();
+        for _ in 0..arguments.rounds {
+            let messages = stock.mixture(kinds, arguments);
+            let (before, start) = (party.busy()?, Instant::now());
+            generator.during(Arm::Device, &messages, || thread::sleep(Duration::from_secs(arguments.seconds)))?;
+            let spent = party.busy()?.saturating_sub(before);
+            shares.push(spent.as_secs_f64() / start.elapsed().as_secs_f64() * 100.0);
+        }
+        let name = if let [kind] = kinds { format!("{kind:?}").to_lowercase() } else { "mixed".into() };
+        line(&name, "%", &shares);
+    }
     Ok(())
 }
 
@@ -190,7 +212,7 @@ fn measure(
     let mut sent = [Vec::new(), Vec::new(), Vec::new()];
     let mut drops = BTreeMap::new();
     for _ in 0..arguments.rounds {
-        let messages = stock.mixture(arguments);
+        let messages = stock.mixture(&arguments.kinds, arguments);
         for (at, (arm, _)) in ARMS.into_iter().enumerate() {
             let before = party.drops()?;
             let (report, count) = generator.during(arm, &messages, || traffic::tcp(from, to, &plan))?;
@@ -237,6 +259,8 @@ fn peer(key: PublicKey, endpoint: Option<(Ipv4Addr, u16)>, prefix: IpNet) -> Pee
 struct Party {
     device: Device,
     node: Node,
+    /// The threads of its workers.
+    workers: Vec<PathBuf>,
 }
 
 impl Party {
@@ -248,7 +272,20 @@ impl Party {
             pinned: false,
             offloads_off: Vec::new(),
         };
-        Ok(Self { device: node.netns.run_in(|| Device::open(&options))??, node: node.clone() })
+        let before = worker_threads()?;
+        let device = node.netns.run_in(|| Device::open(&options))??;
+        let workers = worker_threads()?.into_iter().filter(|thread| !before.contains(thread)).collect();
+        Ok(Self { device, node: node.clone(), workers })
+    }
+
+    /// Processor time of its workers (`/proc/PID/task/TID/schedstat`: nanoseconds on a processor come first).
+    fn busy(&self) -> Outcome<Duration> {
+        let mut all = 0;
+        for worker in &self.workers {
+            let text = fs::read_to_string(worker.join("schedstat"))?;
+            all += text.split_whitespace().next().unwrap_or_default().parse::<u64>()?;
+        }
+        Ok(Duration::from_nanos(all))
     }
 
     fn configure(&self, key: &PrivateKey, address: Ipv4Addr, peers: Vec<PeerUpdate>) -> Outcome<()> {
@@ -274,6 +311,19 @@ impl Party {
         let table = self.node.netns.run_in(|| fs::read_to_string("/proc/thread-self/net/udp6"))??;
         Ok(drops.chain([("socket full", socket_drops(&table, PORT))]).collect())
     }
+}
+
+/// The threads of this process that are workers of devices.
+fn worker_threads() -> Outcome<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for task in fs::read_dir("/proc/self/task")? {
+        let path = task?.path();
+        // A thread may have ended since.
+        if fs::read_to_string(path.join("comm")).is_ok_and(|name| name.starts_with("ginnel-w")) {
+            found.push(path);
+        }
+    }
+    Ok(found)
 }
 
 /// The last column of the sockets that are bound to `port` (`udp6_seq_show` of Linux).
@@ -417,8 +467,7 @@ impl Stock {
     }
 
     /// Messages of all kinds in turn, with enough valid ones for a transfer.
-    fn mixture(&mut self, arguments: &Arguments) -> Vec<Datagram> {
-        let kinds = &arguments.kinds;
+    fn mixture(&mut self, kinds: &[Message], arguments: &Arguments) -> Vec<Datagram> {
         // The transfer takes a little longer than what it is meant to take.
         let turns = (u64::from(arguments.rate) * arguments.seconds) as usize * 11 / 10 / kinds.len().max(1) + 1;
         let valid = if kinds.contains(&Message::Valid) { self.valid(turns) } else { Vec::new() };
