@@ -174,19 +174,22 @@ fn main() -> Outcome<()> {
 
 /// What storms cost a device that does nothing else: of each kind, then of all mixed.
 fn alone(party: &Party, generator: &Generator, stock: &mut Stock, arguments: &Arguments) -> Outcome<()> {
-    println!("\nThe storm alone, % of a core for the device");
+    println!("\nThe storm alone, processor time of the device");
     let each = arguments.kinds.iter().map(std::slice::from_ref);
     for kinds in each.chain([arguments.kinds.as_slice()]) {
-        let mut shares = Vec::new();
+        let (mut shares, mut costs) = (Vec::new(), Vec::new());
         for _ in 0..arguments.rounds {
             let messages = stock.mixture(kinds, arguments);
             let (before, start) = (party.busy()?, Instant::now());
-            generator.during(Arm::Device, &messages, || thread::sleep(Duration::from_secs(arguments.seconds)))?;
-            let spent = party.busy()?.saturating_sub(before);
-            shares.push(spent.as_secs_f64() / start.elapsed().as_secs_f64() * 100.0);
+            let nap = || thread::sleep(Duration::from_secs(arguments.seconds));
+            let ((), thousands) = generator.during(Arm::Device, &messages, nap)?;
+            let share = party.busy()?.saturating_sub(before).as_secs_f64() / start.elapsed().as_secs_f64();
+            shares.push(share * 100.0);
+            costs.push(share * 1e3 / thousands);
         }
         let name = if let [kind] = kinds { format!("{kind:?}").to_lowercase() } else { "mixed".into() };
-        line(&name, "%", &shares);
+        line(&name, "% of a core", &shares);
+        line("  each message", "µs", &costs);
     }
     Ok(())
 }
