@@ -83,6 +83,12 @@ impl Daemon {
         Orchestrator::connect(&self.scratch.path().join("sock"), START_WITHIN)
     }
 
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// `error` with what the daemon has to say to it.
     #[must_use]
     pub fn blame(&self, error: &dyn std::fmt::Display) -> String {

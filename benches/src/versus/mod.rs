@@ -10,7 +10,6 @@ pub mod measure;
 pub mod plot;
 pub mod report;
 mod tunnel;
-mod uapi;
 
 use contender::Contender;
 use ginnel_control::lab::process::Keeper;

@@ -7,7 +7,7 @@
 //! Or all of it in IPv6: `2001:db8::1` outside, `fd00:88::1` inside.
 
 use super::contender::{Contender, Kind};
-use super::uapi;
+use crate::uapi;
 use ginnel_control::host::{HostError, LinkChange};
 use ginnel_control::lab::orchestrator::{Orchestrator, OrchestratorError, Overlay};
 use ginnel_control::lab::process::{Keeper, Process, Scratch};
@@ -91,9 +91,11 @@ impl Tunnel {
             let config = uapi::Config {
                 private_key: &keys[side],
                 listen_port: PORT,
-                peer: keys[1 - side].public(),
-                endpoint: SocketAddr::new(far.end(v6).ip, PORT),
-                allowed: IpNet::from(address(1 - side).addr()),
+                peers: &[uapi::Peer {
+                    key: keys[1 - side].public(),
+                    endpoint: SocketAddr::new(far.end(v6).ip, PORT),
+                    allowed: IpNet::from(address(1 - side).addr()),
+                }],
             };
             let stream = self.patiently(|| uapi::connect(names[side]))?;
             uapi::configure(stream, &config).map_err(|error| self.blame(&error.to_string()))?;

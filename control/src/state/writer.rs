@@ -15,7 +15,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 /// The file is written anew when this much was appended to it, and at least as much as the snapshot in it has: so the
 /// cost of rewriting is that of appending, and a start never reads more than twice the objects there are. Below, a small
@@ -176,18 +176,19 @@ impl<M: Medium> Writer<M> {
     /// Writes the file anew from memory.
     pub(super) fn rewrite(&mut self) -> io::Result<()> {
         self.keep()?;
-        self.text.zeroize();
+        // Not in the buffer of the batches, which would be as large from then on, and wiped as a whole with each.
+        let mut text = Zeroizing::new(Vec::new());
         let last = {
             let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
-            write_snapshot(&mut self.text, &self.id, &tables)
+            write_snapshot(&mut text, &self.id, &tables)
         };
-        self.medium.stage(&self.text)?;
+        self.medium.stage(&text)?;
         // Where the next step fails, either file is there, and whole; which one is not known.
         self.in_doubt = true;
         self.medium.settle()?;
         self.in_doubt = false;
         self.last = last;
-        self.length = self.text.len() as u64;
+        self.length = text.len() as u64;
         self.length_max = self.length + GROWTH_BYTES_MIN.max(self.length);
         Ok(())
     }

@@ -9,46 +9,77 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// A device with one peer.
-pub(super) struct Config<'a> {
-    pub(super) private_key: &'a PrivateKey,
-    pub(super) listen_port: u16,
-    pub(super) peer: PublicKey,
-    pub(super) endpoint: SocketAddr,
-    pub(super) allowed: IpNet,
+/// A device and all its peers.
+pub struct Config<'a> {
+    /// Its identity.
+    pub private_key: &'a PrivateKey,
+    /// Its UDP port.
+    pub listen_port: u16,
+    /// Its peers; others go.
+    pub peers: &'a [Peer],
+}
+
+/// A peer with one prefix.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer {
+    /// Who it is.
+    pub key: PublicKey,
+    /// Where it is.
+    pub endpoint: SocketAddr,
+    /// What is behind it.
+    pub allowed: IpNet,
 }
 
 impl Config<'_> {
-    fn text(&self) -> String {
+    /// The request that makes this of a device.
+    #[must_use]
+    pub fn text(&self) -> String {
         let mut text = String::from("set=1\n");
         // Writing to a string cannot fail.
         let _ = writeln!(text, "private_key={}", self.private_key.to_hex());
         let _ = writeln!(text, "listen_port={}", self.listen_port);
         let _ = writeln!(text, "replace_peers=true");
-        let _ = writeln!(text, "public_key={}", self.peer.to_hex());
-        let _ = writeln!(text, "endpoint={}", self.endpoint);
-        let _ = writeln!(text, "replace_allowed_ips=true");
-        let _ = writeln!(text, "allowed_ip={}", self.allowed);
+        for peer in self.peers {
+            let _ = writeln!(text, "public_key={}", peer.key.to_hex());
+            let _ = writeln!(text, "endpoint={}", peer.endpoint);
+            let _ = writeln!(text, "replace_allowed_ips=true");
+            let _ = writeln!(text, "allowed_ip={}", peer.allowed);
+        }
         text.push('\n');
         text
     }
 }
 
 /// Where the device called `interface` listens.
-pub(super) fn socket_of(interface: &str) -> PathBuf {
+#[must_use]
+pub fn socket_of(interface: &str) -> PathBuf {
     PathBuf::from(format!("/var/run/wireguard/{interface}.sock"))
 }
 
 /// Connects to the device called `interface`.
-pub(super) fn connect(interface: &str) -> io::Result<UnixStream> {
+///
+/// # Errors
+/// Where nobody listens.
+pub fn connect(interface: &str) -> io::Result<UnixStream> {
     let stream = UnixStream::connect(socket_of(interface))?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     Ok(stream)
 }
 
 /// Sends the configuration and reads the verdict.
-pub(super) fn configure(mut stream: UnixStream, config: &Config<'_>) -> io::Result<()> {
-    stream.write_all(config.text().as_bytes())?;
+///
+/// # Errors
+/// Where the device refuses it, or says nothing.
+pub fn configure(stream: UnixStream, config: &Config<'_>) -> io::Result<()> {
+    set(stream, &config.text())
+}
+
+/// Sends a whole request that is to change something, and reads the verdict.
+///
+/// # Errors
+/// As [`configure`].
+pub fn set(mut stream: UnixStream, request: &str) -> io::Result<()> {
+    stream.write_all(request.as_bytes())?;
     for line in BufReader::new(stream).lines() {
         match line?.strip_prefix("errno=") {
             Some("0") => return Ok(()),
@@ -80,9 +111,11 @@ mod tests {
         let config = Config {
             private_key: &key,
             listen_port: 51_820,
-            peer: key.public(),
-            endpoint: "[2001:db8::2]:7".parse().unwrap(),
-            allowed: "10.0.0.2/32".parse().unwrap(),
+            peers: &[Peer {
+                key: key.public(),
+                endpoint: "[2001:db8::2]:7".parse().unwrap(),
+                allowed: "10.0.0.2/32".parse().unwrap(),
+            }],
         };
         (configure(near, &config), device.join().unwrap())
     }
