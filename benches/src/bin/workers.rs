@@ -28,7 +28,7 @@ use ginnel_engine::noise::random::Seed;
 use ginnel_engine::noise::stamp::Stamps;
 use ginnel_engine::noise::{Aead, Core};
 use ginnel_engine::peer::PeerRef;
-use ginnel_engine::port::{Gso, Offloads, PartialChecksum, Transport, UnitMeta};
+use ginnel_engine::port::{Gso, Offloads, PartialChecksum, Ready, Transport, UnitMeta};
 use ginnel_engine::stats::{PeerStats, WorkerStats};
 use ginnel_engine::worker::handoff::Mail;
 use ginnel_engine::worker::{Wiring, Worker};
@@ -266,9 +266,9 @@ impl<A: Aead> Pair<A> {
         let now = self.clock.tick();
         let [near, far] = &mut self.ends;
         near.ports_mut().0.inject(&self.superpacket, meta);
-        near.turn(now);
+        near.turn(now, Ready::BOTH);
         carry(near, far, self.addresses[1]);
-        far.turn(now);
+        far.turn(now, Ready::BOTH);
         carry(far, near, self.addresses[0]);
         while far.ports_mut().0.take().is_some() {}
     }
