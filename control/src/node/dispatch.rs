@@ -27,7 +27,7 @@ use crate::ipc::wire::{
 };
 use crate::state::Marker;
 use std::collections::{BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, RwLock, Weak};
 use tokio::task::AbortHandle;
@@ -120,9 +120,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             Request::ReleaseIp { ip, owner } => done(self.release_ip(ip, owner.as_deref()).await),
             Request::AddPeer(add) => match self.overlay_in(add.scope) {
                 Ok(overlay) => {
-                    if let Some(at) = overlay.add_peer(&add.peer).await? {
-                        self.note_path(at.ip()).await;
-                    }
+                    self.note_paths(overlay.add_peer(&add.peer).await?.map(|at| at.ip())).await;
                     Ok(Response::Ok)
                 }
                 Err(error) => {
@@ -131,6 +129,11 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
                     Err(error)
                 }
             },
+            Request::AddPeers(add) => {
+                let places = self.overlay_in(add.scope)?.add_peers(&add.peers).await?;
+                self.note_paths(places.iter().map(SocketAddr::ip)).await;
+                Ok(Response::Ok)
+            }
             Request::RemovePeer { pubkey, scope } => done(self.overlay_in(scope)?.remove_peer(&pubkey).await),
             Request::AddAllowedIp { pubkey, cidr, scope } => {
                 done(self.overlay_in(scope)?.add_allowed_ip(&pubkey, &cidr).await)

@@ -13,6 +13,7 @@ use super::routes;
 use crate::ipc::wire::PeerSpec;
 use ginnel_engine::command::{AllowedIpUpdate, DeviceUpdate, PeerUpdate};
 use ginnel_engine::key::PublicKey;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
@@ -26,45 +27,69 @@ impl<M: DeviceMaker, H: Host> Overlay<M, H> {
     /// # Errors
     /// [`NodeError`]; the peer is as before then.
     pub(super) async fn add_peer(&self, spec: &PeerSpec) -> Result<Option<SocketAddr>, NodeError> {
-        const OP: &str = "add_peer";
-        let endpoint = endpoint::resolve(&spec.endpoint).await?;
-        let key = public_key(&spec.public_key).map_err(failed(OP))?;
-        let mut peer = Peer::new(spec, endpoint).map_err(failed(OP))?;
+        Ok(self.put_peers("add_peer", std::slice::from_ref(spec)).await?.pop())
+    }
+
+    /// The same for many, as one change: one write and one update of the device. A key or prefix that two have is the
+    /// later one's.
+    ///
+    /// # Errors
+    /// [`NodeError`]; all peers are as before then.
+    pub(super) async fn add_peers(&self, specs: &[PeerSpec]) -> Result<Vec<SocketAddr>, NodeError> {
+        self.put_peers("add_peers", specs).await
+    }
+
+    async fn put_peers(&self, op: &'static str, specs: &[PeerSpec]) -> Result<Vec<SocketAddr>, NodeError> {
+        let mut asked = Vec::with_capacity(specs.len());
+        for spec in specs {
+            let endpoint = endpoint::resolve(&spec.endpoint).await?;
+            let key = public_key(&spec.public_key).map_err(failed(op))?;
+            asked.push((key, Peer::new(spec, endpoint).map_err(failed(op))?));
+        }
         let mut turn = self.turn().await?;
-        let (known, has_room) = {
-            let book = self.peers();
-            (book.peer(&key).cloned(), book.has_room())
-        };
-        if known.is_none() && !has_room {
-            return Err(failed(OP)("the overlay has as many peers as a device holds".into()));
-        }
-        let known = known.unwrap_or_default();
-        if peer.endpoint.is_none() {
-            (peer.asked_endpoint, peer.endpoint) = (known.asked_endpoint, known.endpoint);
-        }
-        peer.preshared_key = known.preshared_key;
         let live = self.live();
-        let mut update = peer.update(key);
-        if let Some(live) = &live {
-            if live.public_key == key {
-                return Err(failed(OP)("that is the key of this node itself".into()));
+        if live.as_ref().is_some_and(|live| asked.iter().any(|(key, _)| live.public_key == *key)) {
+            return Err(failed(op)("that is the key of this node itself".into()));
+        }
+        let (mut updates, mut moved, mut repeated) = (Vec::new(), Vec::new(), BTreeSet::new());
+        let (changes, places) = {
+            let book = self.peers();
+            let new: BTreeSet<_> = asked.iter().map(|(key, _)| key).filter(|key| book.peer(key).is_none()).collect();
+            if !book.has_room_for(new.len()) {
+                return Err(failed(op)("the overlay has as many peers as a device holds".into()));
             }
+            for (key, peer) in &mut asked {
+                let known = book.peer(key).cloned().unwrap_or_default();
+                if peer.endpoint.is_none() {
+                    (peer.asked_endpoint, peer.endpoint) = (known.asked_endpoint, known.endpoint);
+                }
+                peer.preshared_key = known.preshared_key;
+                updates.push(peer.update(*key));
+                match peer.endpoint == known.endpoint {
+                    true => drop(repeated.insert(*key)),
+                    false => moved.push(*key),
+                }
+            }
+            let places = asked.iter().filter_map(|(_, peer)| peer.endpoint).collect();
+            (book.putting_all(asked), places)
+        };
+        if let Some(live) = live.as_ref().filter(|_| !repeated.is_empty()) {
             // A peer that roamed is heard at its present address; the configured one, told again, would cut it off until
             // it speaks.
-            if peer.endpoint == known.endpoint && has_session(live, key).await {
-                update.endpoint = None;
-            }
+            let kept: BTreeSet<_> = sessions(live).await.intersection(&repeated).copied().collect();
+            updates
+                .iter_mut()
+                .filter(|update| kept.contains(&update.public_key))
+                .for_each(|update| update.endpoint = None);
         }
-        let (at, moves) = (peer.endpoint, peer.endpoint != known.endpoint);
-        let changes = self.peers().putting(key, peer);
-        self.change_peers(OP, live.as_ref(), changes, vec![update]).await?;
-        if moves {
+        self.change_peers(op, live.as_ref(), changes, updates).await?;
+        for key in moved {
             self.care.forget(&key);
             if let Some(lost) = &mut turn.lost {
                 lost.forget_place(&key);
             }
         }
-        Ok(at)
+        Ok(places)
     }
 
     /// Removes a peer; one that is not there is removed already.
@@ -237,11 +262,12 @@ impl<M: DeviceMaker, H: Host> Overlay<M, H> {
     }
 }
 
-async fn has_session(live: &Live, key: PublicKey) -> bool {
-    let state = live.device.state().await;
-    let peer = state.as_ref().and_then(|state| state.peers.iter().find(|peer| peer.public_key == key));
-    let age = peer.and_then(|peer| SystemTime::now().duration_since(peer.last_handshake?).ok());
-    age.is_some_and(|age| age < SESSION_AGE_MAX)
+/// Peers that have a session.
+async fn sessions(live: &Live) -> BTreeSet<PublicKey> {
+    let peers = live.device.state().await.map(|state| state.peers).unwrap_or_default();
+    let is_fresh = |at: SystemTime| SystemTime::now().duration_since(at).is_ok_and(|age| age < SESSION_AGE_MAX);
+    let fresh = peers.into_iter().filter(|peer| peer.last_handshake.is_some_and(is_fresh));
+    fresh.map(|peer| peer.public_key).collect()
 }
 
 fn failed(op: &'static str) -> impl Fn(String) -> NodeError {

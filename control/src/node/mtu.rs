@@ -10,7 +10,7 @@ use super::error::NodeError;
 use super::host::Host;
 use crate::attach::mtu::{DEFAULT, Path, network};
 use crate::state::Service;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -47,16 +47,20 @@ impl PacketSize {
 
 impl<M: DeviceMaker, H: Host> Node<M, H> {
     /// Takes the path to `to` into account.
-    pub(super) async fn note_path(&self, to: IpAddr) {
-        let Some(mtu) = self.kit.host.path_mtu(to).await else { return };
-        {
+    pub(super) async fn note_paths(&self, places: impl IntoIterator<Item = IpAddr>) {
+        let mut is_news = false;
+        for to in places.into_iter().collect::<BTreeSet<_>>() {
+            let Some(mtu) = self.kit.host.path_mtu(to).await else { continue };
             let mut paths = self.kit.size.paths.lock().unwrap_or_else(PoisonError::into_inner);
             if paths.get(&to) == Some(&mtu) || (paths.len() >= PATHS_MAX && !paths.contains_key(&to)) {
-                return;
+                continue;
             }
             paths.insert(to, mtu);
+            is_news = true;
         }
-        self.follow_size().await;
+        if is_news {
+            self.follow_size().await;
+        }
     }
 
     /// Looks at the paths to all peers again.

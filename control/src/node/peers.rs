@@ -67,9 +67,9 @@ impl PeerBook {
         self.peers.iter()
     }
 
-    /// Whether another peer still fits.
-    pub(super) fn has_room(&self) -> bool {
-        self.peers.len() < PEERS_MAX
+    /// Whether so many other peers still fit.
+    pub(super) fn has_room_for(&self, count: usize) -> bool {
+        self.peers.len() + count <= PEERS_MAX
     }
 
     /// Adding the peer, or replacing what is known of it.
@@ -83,6 +83,20 @@ impl PeerBook {
             }
         }
         losers.into_iter().chain([(key, peer)]).map(|(key, peer)| (key, Some(peer))).collect()
+    }
+
+    /// The same one after the other: what two are to have is the later one's.
+    pub(super) fn putting_all(&self, mut peers: Vec<(PublicKey, Peer)>) -> Changes {
+        if peers.len() <= 1 {
+            return peers.pop().map(|(key, peer)| self.putting(key, peer)).unwrap_or_default();
+        }
+        let (mut book, mut changes) = (self.clone(), BTreeMap::new());
+        for (key, peer) in peers {
+            let put = book.putting(key, peer);
+            changes.extend(put.iter().cloned());
+            book.make(put);
+        }
+        changes.into_iter().collect()
     }
 
     /// Removing the peer.

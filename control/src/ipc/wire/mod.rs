@@ -41,7 +41,7 @@ pub use list::{
     Objects, OffloadItem, PAGE_BYTES_MAX, PeerItem, ServiceItem, page,
 };
 pub use nat::{NatCandidate, NatConfigSpec, NatPeer, NatStatus, RelayServerSpec, TurnServerSpec};
-pub use peer::{AddPeer, PeerScope, PeerSpec};
+pub use peer::{AddPeer, AddPeers, PeerScope, PeerSpec};
 pub use request::{Request, SetupGlobalOverlay};
 pub use response::Response;
 pub use schema::schema;

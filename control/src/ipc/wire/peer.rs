@@ -45,6 +45,16 @@ impl PeerScope {
     }
 }
 
+/// The fields of `add_peers`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AddPeers {
+    /// The peers.
+    pub peers: Vec<PeerSpec>,
+    /// Where they go.
+    #[serde(default)]
+    pub scope: PeerScope,
+}
+
 /// The fields of `add_peer`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AddPeer {

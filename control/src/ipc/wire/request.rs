@@ -1,8 +1,8 @@
 //! What a client may ask: the 23 operations of contract version 0.13.0, and those of this daemon behind them.
 
 use super::{
-    AddPeer, AttachContainer, AttachHandle, BeginSync, Gc, ListQuery, NatConfigSpec, OverlayMode, PeerScope, Role,
-    Subscribe,
+    AddPeer, AddPeers, AttachContainer, AttachHandle, BeginSync, Gc, ListQuery, NatConfigSpec, OverlayMode, PeerScope,
+    Role, Subscribe,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -166,6 +166,8 @@ pub enum Request {
         /// Their addresses: all of them, in place of those told before.
         members: Vec<IpAddr>,
     },
+    /// Add many WireGuard peers, or change them, all or none.
+    AddPeers(AddPeers),
 }
 
 impl Request {
@@ -205,6 +207,7 @@ impl Request {
             Request::Gc(_) => "gc",
             Request::Health => "health",
             Request::SetNetworkMembers { .. } => "set_network_members",
+            Request::AddPeers(_) => "add_peers",
         }
     }
 
@@ -249,6 +252,7 @@ impl Request {
             Request::AttachContainer(attach) => format!("{} to {}", attach.handle.key(), attach.service),
             Request::DetachContainer { handle, .. } => handle.key(),
             Request::AddPeer(add) => add.scope.peer_key(&add.peer.public_key),
+            Request::AddPeers(add) => format!("{} peers", add.peers.len()),
             Request::RemovePeer { pubkey, scope } => scope.peer_key(pubkey),
             Request::AddAllowedIp { pubkey, cidr, scope } | Request::RemoveAllowedIp { pubkey, cidr, scope } => {
                 format!("{cidr} of {}", scope.peer_key(pubkey))

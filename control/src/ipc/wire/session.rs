@@ -9,7 +9,7 @@ pub const PROTOCOL_VERSION: u32 = 1;
 
 /// What this daemon can do beyond the published contract. A client that finds a name here may use what it stands for.
 pub const FEATURES: &[&str] =
-    &["descriptors", "error_codes", "events", "gc", "health", "list", "networks", "owners", "roles", "sync"];
+    &["bulk", "descriptors", "error_codes", "events", "gc", "health", "list", "networks", "owners", "roles", "sync"];
 
 /// The answer to `hello`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

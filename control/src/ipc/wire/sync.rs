@@ -1,6 +1,6 @@
 //! Telling a daemon all there is to be, and having it remove the rest.
 
-use super::{ObjectKind, Request};
+use super::{ObjectKind, PeerSpec, Request};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -67,6 +67,10 @@ impl Request {
         let name = |kind, key| ObjectName { kind, key };
         match self {
             Request::AddPeer(add) => vec![name(ObjectKind::Peers, add.scope.peer_key(&add.peer.public_key))],
+            Request::AddPeers(add) => {
+                let key = |peer: &PeerSpec| name(ObjectKind::Peers, add.scope.peer_key(&peer.public_key));
+                add.peers.iter().map(key).collect()
+            }
             Request::AddAllowedIp { pubkey, scope, .. } | Request::RemoveAllowedIp { pubkey, scope, .. } => {
                 vec![name(ObjectKind::Peers, scope.peer_key(pubkey))]
             }

@@ -257,3 +257,45 @@ async fn an_overlay_that_does_not_come_up_leaves_no_rules_whoever_made_them_mean
     coming_up.await.unwrap();
     assert_eq!(image::kernel(&daemon.lab), Vec::<String>::new());
 }
+
+#[tokio::test]
+async fn many_peers_are_one_change_or_none() {
+    let daemon = Daemon::start().await;
+    let mut client = daemon.client().await;
+    bring_up(&mut client, usual()).await;
+    ok(&mut client, add(1, "192.0.2.1:1", "10.200.31.0/24, 10.200.32.0/24")).await;
+    let spec = |number: u8, endpoint: &str, prefixes: &str| {
+        let Request::AddPeer(add) = add(number, endpoint, prefixes) else { panic!("another request") };
+        serde_json::to_value(add.peer).unwrap()
+    };
+    let request =
+        |peers: Vec<serde_json::Value>| ask(&format!(r#""op":"add_peers","peers":{}"#, serde_json::json!(peers)));
+    let (before, applied) = (peers(&daemon), daemon.lab.world().updates.len());
+    let broken = vec![spec(2, "192.0.2.2:2", "10.200.33.0/24"), spec(3, "192.0.2.3:3", "10.200.34.0/99")];
+    let message = refused(&mut client, request(broken)).await;
+    assert!(message.contains("add_peers failed: invalid CIDR"), "{message}");
+    assert_eq!((peers(&daemon), daemon.lab.world().updates.len()), (before, applied));
+
+    // One of them takes a prefix of one that is there, and one of another of them.
+    let many = vec![
+        spec(2, "192.0.2.2:2", "10.200.32.0/24, 10.200.33.0/24"),
+        spec(3, "192.0.2.3:3", "10.200.33.0/24"),
+        spec(4, "0.0.0.0:0", ""),
+    ];
+    ok(&mut client, request(many)).await;
+    assert_eq!(daemon.lab.world().updates.len(), applied + 1);
+    let held = |daemon: &Daemon| {
+        let stored = daemon.node.kit.store.all::<crate::state::Peer>();
+        stored.into_iter().map(|peer| (peer.public_key.0[0], peer.allowed_ips)).collect::<Vec<_>>()
+    };
+    let net = |text: &str| text.parse().unwrap();
+    let expected = [
+        (1, vec![net("10.200.31.0/24")]),
+        (2, vec![net("10.200.32.0/24")]),
+        (3, vec![net("10.200.33.0/24")]),
+        (4, Vec::new()),
+    ];
+    assert_eq!(held(&daemon), expected);
+    let wanted = daemon.node.kit.store.read(|tables| image::wanted(tables, daemon.node.overlay().public_key()));
+    assert_eq!(image::kernel(&daemon.lab), wanted);
+}
