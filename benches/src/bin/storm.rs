@@ -121,6 +121,8 @@ const PORT: u16 = 51_820;
 /// Port of the socket of nobody's.
 const BYSTANDER: u16 = 51_821;
 const MTU: u16 = 1_420;
+/// Ports of a single source: the kernel chooses the worker by them, and one would meet the flow's worker by chance.
+const PORTS: usize = 32;
 /// Messages of one system call, and a nap where none is due.
 const BATCH: usize = 64;
 const NAP: Duration = Duration::from_micros(200);
@@ -338,10 +340,11 @@ fn socket_drops(table: &str, port: u16) -> u64 {
     own.filter_map(|line| line.split_whitespace().last()?.parse::<u64>().ok()).sum()
 }
 
-/// Sockets of the attacker, each with an address of its own where there is more than one.
+/// Sockets of the attacker, each with an address of its own where there is more than one, else with ports of their own.
 fn sources(attacker: &Node, target: &Node, count: u32) -> Outcome<Vec<UdpSocket>> {
     if count == 1 {
-        return Ok(vec![attacker.netns.run_in(|| UdpSocket::bind((attacker.underlay_v4, 0)))??]);
+        let bind = || (0..PORTS).map(|_| UdpSocket::bind((attacker.underlay_v4, 0))).collect::<Result<Vec<_>, _>>();
+        return Ok(attacker.netns.run_in(bind)??);
     }
     attacker.netns.configure(async |netlink| {
         let lo = netlink.link("lo").await?;
