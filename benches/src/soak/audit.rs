@@ -1,0 +1,180 @@
+//! What is there, and what it weighs.
+
+use super::netfilter::{self, Count};
+use super::node::{Caller, Node};
+use super::{Broken, Run};
+use ginnel_control::host::Netns;
+use ginnel_control::ipc::wire::{LeaseState, ObjectKind, Objects};
+use ginnel_control::lab::{UNDERLAY_LINK, usage};
+use ipnet::IpNet;
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::Duration;
+
+/// What is on its way when changes stop gets to arrive: the ends of containers, and connections that are closed.
+const SETTLES_WITHIN: Duration = Duration::from_secs(20);
+
+/// What there is on a node. Two that are equal are of nodes in the same state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Census {
+    /// Names of all links.
+    pub links: Vec<String>,
+    /// Routes of the main table.
+    pub routes: Vec<IpNet>,
+    /// Routing rules.
+    pub policies: usize,
+    /// What nftables has.
+    pub rules: Count,
+    /// What the daemon lists: attachments, services, names and addresses in use.
+    pub attachments: Vec<String>,
+    /// Services.
+    pub services: Vec<String>,
+    /// Names.
+    pub names: Vec<String>,
+    /// Addresses that are in use.
+    pub leases: Vec<String>,
+}
+
+impl Census {
+    /// Counts all of it.
+    pub fn take(node: &Node) -> Result<Self, Broken> {
+        let mut caller = node.caller();
+        let (links, routes, policies) = kernel(&node.netns)?;
+        let rules = netfilter::count(&node.netns)?;
+        let mut census = Self { links, routes, policies, rules, ..Self::empty() };
+        for kind in [ObjectKind::Attachments, ObjectKind::Services, ObjectKind::Dns, ObjectKind::Leases] {
+            match caller.list(kind)? {
+                Objects::Attachments(items) => census.attachments.extend(items.into_iter().map(|item| item.attachment)),
+                Objects::Services(items) => census.services.extend(items.into_iter().map(|item| item.service)),
+                Objects::Dns(items) => census.names.extend(items.into_iter().map(|item| item.name)),
+                Objects::Leases(items) => census.leases.extend(
+                    items.iter().filter(|item| item.state != LeaseState::Quarantined).map(|item| item.ip.to_string()),
+                ),
+                _ => {}
+            }
+        }
+        Ok(census)
+    }
+
+    fn empty() -> Self {
+        Self {
+            links: Vec::new(),
+            routes: Vec::new(),
+            policies: 0,
+            rules: Count::default(),
+            attachments: Vec::new(),
+            services: Vec::new(),
+            names: Vec::new(),
+            leases: Vec::new(),
+        }
+    }
+
+    /// In what `self` is different from `wanted`; `None` where it is not.
+    fn differs(&self, wanted: &Self) -> Option<String> {
+        (self != wanted).then(|| format!("there is {self:?} in place of {wanted:?}"))
+    }
+}
+
+/// What a process holds, when nothing is asked of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Weight {
+    /// Resident memory in bytes.
+    pub rss: u64,
+    /// Threads.
+    pub threads: usize,
+    /// Descriptors, by what they are of.
+    pub descriptors: BTreeMap<String, usize>,
+}
+
+impl Weight {
+    /// Weighs a process.
+    pub fn of(pid: u32) -> Result<Self, Broken> {
+        let failed = |error: std::io::Error| Broken(format!("look at process {pid}: {error}"));
+        let mut descriptors = BTreeMap::<_, usize>::new();
+        for entry in fs::read_dir(format!("/proc/{pid}/fd")).map_err(failed)? {
+            let Ok(target) = fs::read_link(entry.map_err(failed)?.path()) else { continue };
+            let target = target.to_string_lossy();
+            // `socket:[4711]` and its like by kind, files by name.
+            let kind = target.split_once(":[").map_or(&*target, |(kind, _)| kind);
+            *descriptors.entry(kind.to_owned()).or_default() += 1;
+        }
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).map_err(failed)?.count();
+        Ok(Self { rss: usage::process_rss(pid).map_err(failed)?, threads, descriptors })
+    }
+
+    /// Descriptors in all.
+    #[must_use]
+    pub fn descriptors(&self) -> usize {
+        self.descriptors.values().sum()
+    }
+}
+
+/// Waits until the node has exactly what it is to have, and its daemon no descriptors but `descriptors`, where that is
+/// known. Returns what the daemon weighs then.
+pub fn settle(run: &Run, node: &Node, wanted: &Census, descriptors: Option<usize>) -> Result<Weight, Broken> {
+    let what = format!("node {} has what it is to have and no more", node.name);
+    run.within(SETTLES_WITHIN, &what, || Ok(Census::take(node)?.differs(wanted)))?;
+    weigh(run, node, descriptors)
+}
+
+/// Waits until the daemon has so many descriptors, where that is known, and returns what it weighs.
+pub fn weigh(run: &Run, node: &Node, descriptors: Option<usize>) -> Result<Weight, Broken> {
+    let mut weight = None;
+    run.within(SETTLES_WITHIN, &format!("daemon {} holds no more descriptors than before", node.name), || {
+        let found = weight.insert(Weight::of(node.life().0)?);
+        let right = descriptors.is_none_or(|wanted| found.descriptors() == wanted);
+        Ok((!right).then(|| format!("{}, not {descriptors:?}: {:?}", found.descriptors(), found.descriptors)))
+    })?;
+    weight.ok_or_else(|| Broken("nothing was weighed".into()))
+}
+
+/// Addresses that rest.
+pub fn resting(caller: &mut Caller<'_>) -> Result<usize, Broken> {
+    match caller.list(ObjectKind::Leases)? {
+        Objects::Leases(items) => Ok(items.iter().filter(|item| item.state == LeaseState::Quarantined).count()),
+        _ => Ok(0),
+    }
+}
+
+/// Nothing of ours is left in the kernel.
+pub fn check_bare(netns: &Netns, name: &str) -> Result<(), Broken> {
+    let (links, routes, policies) = kernel(netns)?;
+    let rules = netfilter::count(netns)?;
+    let bare = links == ["lo", UNDERLAY_LINK] && routes.len() <= 1 && policies == POLICIES && rules.all() == 0;
+    if bare {
+        return Ok(());
+    }
+    Err(Broken(format!("{name} is not bare: links {links:?}, routes {routes:?}, {policies} routing rules, {rules:?}")))
+}
+
+/// Sockets that are open in the network, by their addresses; those of netlink and Unix are not counted.
+pub fn sockets(netns: &Netns) -> Result<Vec<String>, Broken> {
+    let read = || {
+        let mut sockets = Vec::new();
+        for protocol in ["tcp", "tcp6", "udp", "udp6", "raw", "raw6"] {
+            let text = fs::read_to_string(format!("/proc/thread-self/net/{protocol}"))?;
+            // Without connections that the kernel alone remembers (TIME_WAIT).
+            let lines = text.lines().skip(1).map(|line| line.split_whitespace().skip(1));
+            let lines = lines.map(|words| words.take(3).collect::<Vec<_>>()).filter(|words| words.get(2) != Some(&"06"));
+            sockets.extend(lines.map(|words| format!("{protocol} {}", words.join(" "))));
+        }
+        Ok(sockets)
+    };
+    netns.run_in(read)?.map_err(|error: std::io::Error| Broken(format!("list sockets: {error}")))
+}
+
+/// Routing rules of a namespace in which nobody made any, of IPv4 and IPv6.
+const POLICIES: usize = 5;
+
+fn kernel(netns: &Netns) -> Result<(Vec<String>, Vec<IpNet>, usize), Broken> {
+    let (links, routes, policies) = netns.configure(async |netlink| {
+        let (links, routes) = (netlink.links().await?, netlink.routes().await?);
+        Ok((links, routes, netlink.rules().await?.len()))
+    })?;
+    let mut links: Vec<_> = links.into_iter().map(|link| link.name).collect();
+    links.sort();
+    // Those of IPv6 come and go with the addresses the kernel gives by itself.
+    let mut routes: Vec<_> = routes.into_iter().map(|route| route.prefix).filter(|it| it.addr().is_ipv4()).collect();
+    routes.sort();
+    Ok((links, routes, policies))
+}
