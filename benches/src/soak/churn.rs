@@ -78,6 +78,7 @@ pub struct Churn<'a> {
 struct Guest {
     container: Container,
     addresses: Vec<IpAddr>,
+    fenced: bool,
     name: Option<String>,
 }
 
@@ -108,7 +109,7 @@ impl<'a> Churn<'a> {
         for number in 0..self.rng.random_range(1..=CONTAINERS_MAX) {
             guests.push(self.attach(&service, number)?);
         }
-        if mode == OverlayMode::Auto && self.rng.random_bool(0.3) {
+        if mode == OverlayMode::Auto && !guests[0].fenced && self.rng.random_bool(0.3) {
             let end = guests[0].container.end(guests[0].addresses[0]);
             self.reach(&end)?;
         }
@@ -133,13 +134,12 @@ impl<'a> Churn<'a> {
             publish: if self.rng.random_bool(0.3) { vec![publish] } else { Vec::new() },
             ..workload(container.pid(), service)
         };
-        // A dedicated service is on no global overlay.
         let addresses = attach(&mut self.caller, &wishes)?;
         for ip in &addresses {
             self.addresses.take(&self.side.node, *ip)?;
         }
         self.run.did(Deed::Attach, 1);
-        let mut guest = Guest { container, addresses, name: None };
+        let mut guest = Guest { container, addresses, fenced: wishes.isolation_network.is_some(), name: None };
         if self.rng.random_bool(0.5) {
             let name = format!("c{number}.{service}.local");
             let ip = guest.addresses[0];

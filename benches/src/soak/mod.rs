@@ -139,6 +139,11 @@ impl Run {
         }
     }
 
+    /// Whether anything was found broken.
+    pub fn is_broken(&self) -> bool {
+        lock(&self.broken).is_some()
+    }
+
     /// What was found broken first.
     pub fn verdict(&self) -> Result<(), Broken> {
         lock(&self.broken).clone().map_or(Ok(()), Err)
@@ -161,7 +166,7 @@ impl Run {
     ) -> Result<(), Broken> {
         let start = self.clock.now();
         while let Some(missing) = there()? {
-            if self.clock.now() > start + time {
+            if self.clock.now() > start + time || self.is_broken() {
                 return Err(Broken(format!("{what}, not within {} s: {missing}", time.as_secs_f32())));
             }
             thread::sleep(Duration::from_millis(20));

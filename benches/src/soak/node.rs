@@ -20,6 +20,9 @@ use std::time::Duration;
 /// How long an address rests, in seconds: short, so that the addresses of a small subnet are used again and again.
 pub const QUARANTINE_SECS: u64 = 5;
 
+/// What a daemon is to tell: what is wrong, but not of each frame that is none.
+const LOG: &str = "warn,ginnel_control::ipc::server=error";
+
 /// What a daemon gets to start, to end, and to answer at all.
 const START_WITHIN: Duration = Duration::from_secs(15);
 const END_WITHIN: Duration = Duration::from_secs(10);
@@ -186,7 +189,7 @@ impl Node {
 fn launch(netns: &Netns, program: &Path, files: &Path, keeper: &Keeper) -> Result<Process, Broken> {
     let mut command = Command::new(program);
     command.args(["daemon", "--config"]).arg(files.join("config")).arg("--data-dir").arg(files.join("data"));
-    command.arg("--socket").arg(files.join("sock")).arg("--uapi-dir").arg(files.join("wg")).env("RUST_LOG", "warn");
+    command.arg("--socket").arg(files.join("sock")).arg("--uapi-dir").arg(files.join("wg")).env("RUST_LOG", LOG);
     Ok(keeper.start(netns, &mut command, &files.join("log"))?)
 }
 

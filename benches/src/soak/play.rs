@@ -209,7 +209,7 @@ fn strike(run: &Run, scene: &mut Scene, idle: &[Weight; 2]) -> Result<(), Broken
     scene.tear_down()?;
     for (side, it) in scene.sides.iter().enumerate() {
         let node = &it.node;
-        audit::check_bare(&node.netns, node.name)?;
+        audit::check_bare(&node.netns, node.name, true)?;
         run.within(Duration::from_secs(QUARANTINE_SECS + 10), &format!("all addresses of {} are back", node.name), || {
             let Objects::Leases(items) = node.caller().list(ObjectKind::Leases)? else { return Ok(None) };
             let held: Vec<_> = items.iter().filter(|item| item.owner.is_some()).collect();
@@ -227,7 +227,7 @@ fn strike(run: &Run, scene: &mut Scene, idle: &[Weight; 2]) -> Result<(), Broken
             idle[side].threads,
         );
         node.finish()?;
-        audit::check_bare(&node.netns, node.name)?;
+        audit::check_bare(&node.netns, node.name, false)?;
         check_files(node)?;
     }
     Ok(())

@@ -157,7 +157,7 @@ impl<'a> Maker<'a> {
                 self.scene.introduce(side)?;
             }
             Trouble::Kill => node.kill(down)?,
-            Trouble::End => node.end(down, || super::audit::check_bare(&node.netns, node.name))?,
+            Trouble::End => node.end(down, || super::audit::check_bare(&node.netns, node.name, false))?,
             Trouble::KillBoth => {
                 let other = &self.scene.sides[1 - side].node;
                 thread::scope(|scope| {
