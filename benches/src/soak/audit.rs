@@ -82,9 +82,18 @@ pub struct Weight {
     pub rss: u64,
     /// Threads.
     pub threads: usize,
+    /// Threads for netlink among them: as many as were needed at once since the start.
+    pub helpers: usize,
     /// Descriptors, by what they are of.
     pub descriptors: BTreeMap<String, usize>,
 }
+
+/// Most threads for netlink (`attach::HELPERS_MAX`).
+const HELPERS_MAX: usize = 16;
+
+/// What each of them opens and keeps, beside a socket: the namespace it comes back to, and what the kernel's settings are
+/// changed by.
+const OF_HELPERS: [&str; 2] = ["net", "/proc/sys/net/ipv6/conf"];
 
 impl Weight {
     /// Weighs a process.
@@ -98,14 +107,29 @@ impl Weight {
             let kind = target.split_once(":[").map_or(&*target, |(kind, _)| kind);
             *descriptors.entry(kind.to_owned()).or_default() += 1;
         }
-        let threads = fs::read_dir(format!("/proc/{pid}/task")).map_err(failed)?.count();
-        Ok(Self { rss: usage::process_rss(pid).map_err(failed)?, threads, descriptors })
+        let (mut threads, mut helpers) = (0, 0);
+        for entry in fs::read_dir(format!("/proc/{pid}/task")).map_err(failed)? {
+            let name = fs::read_to_string(entry.map_err(failed)?.path().join("comm")).unwrap_or_default();
+            threads += 1;
+            helpers += usize::from(name.trim_end() == "netlink");
+        }
+        if helpers > HELPERS_MAX {
+            return Err(Broken(format!("process {pid} has {helpers} threads for netlink")));
+        }
+        Ok(Self { rss: usage::process_rss(pid).map_err(failed)?, threads, helpers, descriptors })
     }
 
     /// Descriptors in all.
     #[must_use]
     pub fn descriptors(&self) -> usize {
         self.descriptors.values().sum()
+    }
+
+    /// Descriptors but those of threads for netlink.
+    #[must_use]
+    pub fn lasting(&self) -> usize {
+        let of_helpers = OF_HELPERS.iter().filter_map(|what| self.descriptors.get(*what)).sum::<usize>();
+        self.descriptors().saturating_sub(of_helpers + self.helpers)
     }
 }
 
@@ -122,8 +146,8 @@ pub fn weigh(run: &Run, node: &Node, descriptors: Option<usize>) -> Result<Weigh
     let mut weight = None;
     run.within(SETTLES_WITHIN, &format!("daemon {} holds no more descriptors than before", node.name), || {
         let found = weight.insert(Weight::of(node.life().0)?);
-        let right = descriptors.is_none_or(|wanted| found.descriptors() == wanted);
-        Ok((!right).then(|| format!("{}, not {descriptors:?}: {:?}", found.descriptors(), found.descriptors)))
+        let right = descriptors.is_none_or(|wanted| found.lasting() == wanted);
+        Ok((!right).then(|| format!("{}, not {descriptors:?}: {:?}", found.lasting(), found.descriptors)))
     })?;
     weight.ok_or_else(|| Broken("nothing was weighed".into()))
 }

@@ -25,11 +25,14 @@ pub mod trouble;
 use clock::Clock;
 use ginnel_control::host::HostError;
 use ginnel_control::lab::traffic::TrafficError;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread;
 use std::time::Duration;
+
+/// What is remembered of what was done.
+const NOTES_MAX: usize = 40;
 
 /// An invariant that does not hold, in words.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -84,6 +87,7 @@ pub struct Run {
     pub clock: Clock,
     deeds: Mutex<BTreeMap<Deed, u64>>,
     recoveries: Mutex<BTreeMap<&'static str, Vec<Duration>>>,
+    notes: Mutex<VecDeque<String>>,
     /// Held by whoever changes something, and by whoever wants nothing to change.
     gate: RwLock<()>,
     /// No more changes are to be begun.
@@ -192,6 +196,20 @@ impl Run {
     /// How long that took, of each kind.
     pub fn recoveries(&self) -> BTreeMap<&'static str, Vec<Duration>> {
         lock(&self.recoveries).clone()
+    }
+
+    /// Notes something for whoever has to find out why it broke.
+    pub fn note(&self, what: impl std::fmt::Display) {
+        let mut notes = lock(&self.notes);
+        notes.push_back(format!("{:8.2} s {what}", self.clock.now().as_secs_f64()));
+        if notes.len() > NOTES_MAX {
+            notes.pop_front();
+        }
+    }
+
+    /// The last that was noted.
+    pub fn notes(&self) -> Vec<String> {
+        lock(&self.notes).iter().cloned().collect()
     }
 
     /// Sessions are gone for a reason of ours.

@@ -2,7 +2,6 @@
 
 use super::audit::{self, Census, Weight};
 use super::churn::{Addresses, Churn};
-use super::netfilter;
 use super::node::{Node, QUARANTINE_SECS};
 use super::scene::Scene;
 use super::trouble::Maker;
@@ -40,6 +39,7 @@ struct Sample {
     side: usize,
     life: u32,
     weight: Weight,
+    resting: usize,
 }
 
 /// Does it.
@@ -60,6 +60,7 @@ pub fn play(plan: &Plan, keeper: &Keeper) -> Result<(), Broken> {
     let mut scene = Scene::set_up(lab, nodes)?;
     let outcome = perform(run, plan, &scene).and_then(|()| strike(run, &mut scene, &idle));
     outcome.map_err(|broken| {
+        println!("what was done last:\n{}", run.notes().join("\n"));
         let words = scene.sides.iter().map(|side| format!("\n{} said last: {}", side.node.name, side.node.last_words()));
         Broken(format!("{broken}{}", words.collect::<String>()))
     })
@@ -127,11 +128,11 @@ fn watch(run: &Run, plan: &Plan, scene: &Scene, census: &[Census; 2]) -> Result<
                 break;
             }
             for (side, sample) in look(run, scene, census, &descriptors)?.into_iter().enumerate() {
-                descriptors[side] = Some(sample.weight.descriptors());
+                descriptors[side] = Some(sample.weight.lasting());
                 samples.push(sample);
             }
             drop(pause);
-            report(run, scene, minute, &samples)?;
+            report(run, scene, census, minute, &samples);
         }
         hear(run, scene, &mut heard)?;
     }
@@ -145,12 +146,13 @@ fn look(run: &Run, scene: &Scene, census: &[Census; 2], descriptors: &[Option<us
     let mut samples = Vec::new();
     for (side, it) in scene.sides.iter().enumerate() {
         let weight = audit::settle(run, &it.node, &census[side], descriptors[side])?;
-        samples.push(Sample { side, life: it.node.life().1, weight });
+        let resting = audit::resting(&mut it.node.caller())?;
+        samples.push(Sample { side, life: it.node.life().1, weight, resting });
     }
     Ok(samples)
 }
 
-fn report(run: &Run, scene: &Scene, minute: u32, samples: &[Sample]) -> Result<(), Broken> {
+fn report(run: &Run, scene: &Scene, census: &[Census; 2], minute: u32, samples: &[Sample]) {
     let done = |deed| run.done(deed);
     let mut line = format!(
         "min {minute:2}: {:.2} GB, {} attaches ({} deaths), {} kills, {} ends, {} flushes, {} flaps, {} roams, {} handshakes ({} of their own), {} lookups, {} junk",
@@ -168,22 +170,21 @@ fn report(run: &Run, scene: &Scene, minute: u32, samples: &[Sample]) -> Result<(
         done(Deed::Junk),
     );
     for sample in samples.iter().rev().take(2).rev() {
-        let node = &scene.sides[sample.side].node;
-        let (rules, census) = (netfilter::count(&node.netns)?.all(), Census::take(node)?);
+        let census = &census[sample.side];
         line += &format!(
-            "; {} (life {}): {:.1} MiB, {} fds, {} threads, {}+{} leases, {} links, {rules} rules",
-            node.name,
+            "; {} (life {}): {:.1} MiB, {} fds, {} threads, {} leases and {} that rest, {} links, {} rules and elements",
+            scene.sides[sample.side].node.name,
             sample.life,
             sample.weight.rss as f64 / f64::from(1 << 20),
             sample.weight.descriptors(),
             sample.weight.threads,
             census.leases.len(),
-            audit::resting(&mut node.caller())?,
+            sample.resting,
             census.links.len(),
+            census.rules.all(),
         );
     }
     println!("{line}");
-    Ok(())
 }
 
 /// Counts handshakes.
@@ -215,7 +216,7 @@ fn strike(run: &Run, scene: &mut Scene, idle: &[Weight; 2]) -> Result<(), Broken
             let held: Vec<_> = items.iter().filter(|item| item.owner.is_some()).collect();
             Ok((!items.is_empty()).then(|| format!("{} are listed, first {:?}", items.len(), held.first())))
         })?;
-        let weight = audit::weigh(run, node, Some(idle[side].descriptors()))?;
+        let weight = audit::weigh(run, node, Some(idle[side].lasting()))?;
         println!(
             "{} with nothing set up: {:.1} MiB, {} fds, {} threads; at the start {:.1} MiB, {} fds, {} threads",
             node.name,

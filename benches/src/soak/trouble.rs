@@ -140,6 +140,7 @@ impl<'a> Maker<'a> {
             self.run.tear();
         }
         let start = self.run.clock.now();
+        self.run.note(format_args!("{} of {}, {} ms", trouble.name(), node.name, down.as_millis()));
         match trouble {
             Trouble::Flap => self.flap(side, || {
                 thread::sleep(down);
@@ -216,7 +217,9 @@ impl<'a> Maker<'a> {
         moves(Kind::Probes, PROBES_WITHIN)?;
         let outage = self.run.clock.now() - start;
         moves(Kind::Stream, STREAMS_WITHIN + outage * 2)?;
-        self.run.recovered(what, self.run.clock.now() - over);
+        let took = self.run.clock.now() - over;
+        self.run.note(format_args!("all lanes move {:.2} s behind it", took.as_secs_f64()));
+        self.run.recovered(what, took);
         Ok(())
     }
 
