@@ -89,7 +89,7 @@ pub struct Weight {
 }
 
 /// Most threads for netlink (`attach::HELPERS_MAX`).
-const HELPERS_MAX: usize = 16;
+const HELPERS_MAX: usize = 128;
 
 /// What each of them opens and keeps, beside a socket: the namespace it comes back to, and what the kernel's settings are
 /// changed by.

@@ -21,6 +21,9 @@ const WORKERS: u16 = 2;
 /// What a daemon may have grown by: caches and tables that fill up to a bound.
 const GROWTH_MAX: u64 = 4 << 20;
 
+/// Addresses rest and are forgotten, for which they are looked at every 30 s.
+const FORGOTTEN_WITHIN: Duration = Duration::from_secs(QUARANTINE_SECS + 40);
+
 /// Sessions are renewed after two minutes: a handshake that comes so long after the last force is their own.
 const RENEWED_AFTER: Duration = Duration::from_secs(100);
 
@@ -211,7 +214,7 @@ fn strike(run: &Run, scene: &mut Scene, idle: &[Weight; 2]) -> Result<(), Broken
     for (side, it) in scene.sides.iter().enumerate() {
         let node = &it.node;
         audit::check_bare(&node.netns, node.name, true)?;
-        run.within(Duration::from_secs(QUARANTINE_SECS + 10), &format!("all addresses of {} are back", node.name), || {
+        run.within(FORGOTTEN_WITHIN, &format!("all addresses of {} are back", node.name), || {
             let Objects::Leases(items) = node.caller().list(ObjectKind::Leases)? else { return Ok(None) };
             let held: Vec<_> = items.iter().filter(|item| item.owner.is_some()).collect();
             Ok((!items.is_empty()).then(|| format!("{} are listed, first {:?}", items.len(), held.first())))
