@@ -8,7 +8,7 @@
 //! nothing of what comes, and seals what it sends; so the way out is bound by the device, the way in by the crowd as well,
 //! and of the latter the processor time of the device tells more than the rate.
 //!
-//! Daemons are asked over their socket, peer by peer on several connections. Left out: what handshakes cost (`storm`).
+//! Daemons are asked over their socket, in one request, and peer by peer on several connections. Left out: what handshakes cost (`storm`).
 //!
 //! ```text
 //! cargo build --release --workspace && target/release/peers
@@ -21,7 +21,7 @@ use ginnel_benches::uapi;
 use ginnel_benches::versus::contender::{Contender, Kind};
 use ginnel_benches::versus::report::Summary;
 use ginnel_control::host::{LinkChange, RouteInfo};
-use ginnel_control::ipc::wire::{AddPeer, PeerScope, PeerSpec, Request};
+use ginnel_control::ipc::wire::{AddPeer, AddPeers, PeerScope, PeerSpec, Request};
 use ginnel_control::lab::process::{Keeper, Process, Scratch};
 use ginnel_control::lab::{Lab, LabOptions, UNDERLAY_LINK, usage};
 use ginnel_engine::key::{PrivateKey, PublicKey};
@@ -118,7 +118,9 @@ fn main() -> Outcome<()> {
         configure_devices(contender, &arguments, &keeper)?;
     }
     if wanted(Part::Ipc) {
-        configure_daemons(contender, &arguments, &keeper)?;
+        for bulk in [true, false] {
+            configure_daemons(contender, bulk, &arguments, &keeper)?;
+        }
     }
     if wanted(Part::Idle) || wanted(Part::Out) || wanted(Part::In) {
         let many = Rig::start(contender, arguments.peers, arguments.active.min(arguments.peers), &arguments, &keeper)?;
@@ -208,30 +210,38 @@ fn configure_devices(contender: &Contender, arguments: &Arguments, keeper: &Keep
     Ok(())
 }
 
-fn configure_daemons(contender: &Contender, arguments: &Arguments, keeper: &Keeper) -> Outcome<()> {
+/// A peer as a daemon is told of it: its prefix is within the cluster, and behind the slice of the node.
+fn spec(number: u32) -> PeerSpec {
+    PeerSpec {
+        public_key: key_of(number).to_base64(),
+        endpoint: crowd::outside(number).to_string(),
+        allowed_ips: format!("{}/32", Ipv4Addr::from(u32::from(SLICES) + number)),
+        persistent_keepalive_secs: 0,
+        candidates: Vec::new(),
+    }
+}
+
+fn configure_daemons(contender: &Contender, bulk: bool, arguments: &Arguments, keeper: &Keeper) -> Outcome<()> {
     let (mut times, mut sizes) = (Vec::new(), Vec::new());
     for _ in 0..arguments.rounds {
         let daemon = Daemon::start(contender, keeper)?;
         let before = usage::process_rss(daemon.pid())?;
         let mut orchestrators = Vec::new();
-        for _ in 0..arguments.connections {
+        let count = if bulk { 1 } else { u32::from(arguments.connections) };
+        for _ in 0..count {
             orchestrators.push(daemon.connect()?);
         }
-        let count = u32::from(arguments.connections);
         let start = Instant::now();
         let outcomes: Vec<_> = thread::scope(|scope| {
             let asking = (0..).zip(&mut orchestrators).map(|(first, orchestrator)| {
                 scope.spawn(move || {
+                    if bulk {
+                        let peers = (0..arguments.peers).map(spec).collect();
+                        let add = Request::AddPeers(AddPeers { peers, scope: PeerScope::Global });
+                        return orchestrator.call(add).map(drop);
+                    }
                     (first..arguments.peers).step_by(count as usize).try_for_each(|number| {
-                        let peer = PeerSpec {
-                            public_key: key_of(number).to_base64(),
-                            endpoint: crowd::outside(number).to_string(),
-                            // Within the cluster, and behind the slice of the node.
-                            allowed_ips: format!("{}/32", Ipv4Addr::from(u32::from(SLICES) + number)),
-                            persistent_keepalive_secs: 0,
-                            candidates: Vec::new(),
-                        };
-                        let add = Request::AddPeer(AddPeer { peer, scope: PeerScope::Global });
+                        let add = Request::AddPeer(AddPeer { peer: spec(number), scope: PeerScope::Global });
                         orchestrator.call(add).map(drop)
                     })
                 })
@@ -247,7 +257,8 @@ fn configure_daemons(contender: &Contender, arguments: &Arguments, keeper: &Keep
         }
         sizes.push(kibibytes(usage::process_rss(daemon.pid())?.saturating_sub(before), arguments.peers));
     }
-    line(&format!("{} peers by IPC, {} connections", arguments.peers, arguments.connections), "s", &times);
+    let how = if bulk { "in one request".to_owned() } else { format!("{} connections", arguments.connections) };
+    line(&format!("{} peers by IPC, {how}", arguments.peers), "s", &times);
     line("memory of each", "KiB", &sizes);
     Ok(())
 }

@@ -11,6 +11,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
@@ -18,9 +19,17 @@ use tokio::task::AbortHandle;
 pub(super) type Listeners = BTreeMap<SocketAddr, Listener>;
 
 pub(super) enum Listener {
-    Up { at: SocketAddr, tasks: [AbortHandle; 2] },
+    Up {
+        at: SocketAddr,
+        tasks: [AbortHandle; 2],
+    },
+    /// The host has no such address, which is no problem yet: a bridge that is being made has none for a moment.
+    Awaited(Instant),
     Down(Problem),
 }
+
+/// How long an address may be missing until that is told. A bridge takes milliseconds, thousands of them a second.
+const AWAITED_FOR: Duration = Duration::from_secs(2);
 
 impl Core {
     /// Wants to answer at these addresses and no others.
@@ -45,7 +54,7 @@ impl Core {
     pub(super) fn try_again(self: &Arc<Self>, runtime: &Handle) {
         let mut listeners = self.listeners();
         let down: Vec<_> =
-            listeners.iter().filter(|(_, one)| matches!(one, Listener::Down(_))).map(|(at, _)| *at).collect();
+            listeners.iter().filter(|(_, one)| !matches!(one, Listener::Up { .. })).map(|(at, _)| *at).collect();
         for at in &down {
             self.listen(&mut listeners, *at, runtime);
         }
@@ -55,12 +64,18 @@ impl Core {
     }
 
     fn listen(self: &Arc<Self>, listeners: &mut Listeners, at: SocketAddr, runtime: &Handle) {
-        let listener = match self.open(at, runtime) {
-            Ok((tasks, at)) => {
+        let awaited = match listeners.get(&at) {
+            None => Some(Instant::now()),
+            Some(Listener::Awaited(since)) => Some(*since).filter(|since| since.elapsed() < AWAITED_FOR),
+            Some(_) => None,
+        };
+        let listener = match (self.open(at, runtime), awaited) {
+            (Ok((tasks, at)), _) => {
                 tracing::info!(%at, "answering names");
                 Listener::Up { at, tasks }
             }
-            Err(error) => {
+            (Err(error), Some(since)) if error.kind() == io::ErrorKind::AddrNotAvailable => Listener::Awaited(since),
+            (Err(error), _) => {
                 let problem = match error.kind() {
                     io::ErrorKind::AddrInUse => Problem::Taken { at, holder: holder(listeners.get(&at), at) },
                     io::ErrorKind::AddrNotAvailable => Problem::Absent { at },
@@ -95,7 +110,7 @@ impl Core {
     fn tell_own(&self, listeners: &Listeners) {
         let up = listeners.values().filter_map(|listener| match listener {
             Listener::Up { at, .. } => Some(*at),
-            Listener::Down(_) => None,
+            Listener::Awaited(_) | Listener::Down(_) => None,
         });
         self.forwarder.own.store(Arc::new(up.collect()));
     }

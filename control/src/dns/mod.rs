@@ -139,7 +139,7 @@ impl DnsServer {
         let listeners = core.listeners();
         let up = listeners.values().filter_map(|listener| match listener {
             Listener::Up { at, .. } => Some(*at),
-            Listener::Down(_) => None,
+            Listener::Awaited(_) | Listener::Down(_) => None,
         });
         DnsStatus {
             listening: up.collect(),
@@ -169,7 +169,7 @@ impl DnsServer {
             .values()
             .filter_map(|listener| match listener {
                 Listener::Down(problem) => Some(problem.clone()),
-                Listener::Up { .. } => None,
+                Listener::Up { .. } | Listener::Awaited(_) => None,
             })
             .collect();
         let upstreams = core.forwarder.upstreams.load();

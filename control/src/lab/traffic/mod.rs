@@ -9,6 +9,7 @@ mod rate;
 mod tcp;
 
 pub use echo::{EchoPlan, EchoReport, echo, wait_reachable};
+pub use pattern::Pattern;
 pub use rate::{RatePlan, RateReport, SearchPlan, SearchReport, highest_rate, rate};
 pub use tcp::{Amount, TcpPlan, TcpReport, tcp};
 

@@ -7,13 +7,21 @@
 const PERIOD: usize = 65_521;
 
 /// Bytes that can be taken in one piece, from any position: four periods.
-pub(super) const PIECE_MAX: usize = 4 * PERIOD;
+pub const PIECE_MAX: usize = 4 * PERIOD;
 
 /// The stream. One serves any number of writers and readers.
-pub(super) struct Pattern(Vec<u8>);
+pub struct Pattern(Vec<u8>);
+
+impl Default for Pattern {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 impl Pattern {
-    pub(super) fn new() -> Self {
+    /// Makes it.
+    #[must_use]
+    pub fn new() -> Self {
         // xorshift64 (Marsaglia 2003): only equidistribution matters here.
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;
         let mut block = Vec::with_capacity(PERIOD + PIECE_MAX);
@@ -31,15 +39,19 @@ impl Pattern {
 
     /// The `len` bytes of stream `stream` from position `position` on; at most [`PIECE_MAX`]. Streams are the same
     /// bytes, shifted against each other.
-    pub(super) fn piece(&self, stream: usize, position: u64, len: usize) -> &[u8] {
+    #[must_use]
+    pub fn piece(&self, stream: usize, position: u64, len: usize) -> &[u8] {
         let shift = (stream as u64).wrapping_mul(7_919);
         // Below PERIOD, so it fits.
         let start = ((position % PERIOD as u64 + shift % PERIOD as u64) % PERIOD as u64) as usize;
         &self.0[start..start + len.min(PIECE_MAX)]
     }
 
-    /// Whether `bytes` are what the stream has at `position`; if not, how many are right before the first wrong one.
-    pub(super) fn check(&self, stream: usize, position: u64, bytes: &[u8]) -> Result<(), u64> {
+    /// Whether `bytes` are what the stream has at `position`.
+    ///
+    /// # Errors
+    /// How many are right before the first wrong one.
+    pub fn check(&self, stream: usize, position: u64, bytes: &[u8]) -> Result<(), u64> {
         let mut position_now = position;
         for chunk in bytes.chunks(PIECE_MAX) {
             let expected = self.piece(stream, position_now, chunk.len());
