@@ -69,6 +69,7 @@ impl Inner {
         self.wanted = true;
         self.health.in_place = true;
         self.end_stale(&done.net);
+        self.forgive_unseen(&done);
         self.look_at_others()?;
         Ok(done.is_change())
     }
@@ -101,9 +102,10 @@ impl Inner {
 
     fn send(&mut self, net: &Net) -> Result<(), FirewallError> {
         if !self.wanted {
-            self.expected.reconcile(&mut self.nft)?;
+            let done = self.expected.reconcile(&mut self.nft)?;
             self.wanted = true;
             self.health.in_place = true;
+            self.forgive_unseen(&done);
             return self.look_at_others();
         }
         let batch = self.expected.batch(net);
@@ -119,7 +121,8 @@ impl Inner {
                 Err(error) => {
                     tracing::debug!(%error, "a change was not taken; all is looked through");
                     self.revive()?;
-                    self.expected.reconcile(&mut self.nft)?;
+                    let done = self.expected.reconcile(&mut self.nft)?;
+                    self.forgive_unseen(&done);
                     return Ok(());
                 }
             }
@@ -136,6 +139,7 @@ impl Inner {
         self.revive()?;
         let done = self.expected.reconcile(&mut self.nft)?;
         self.health.in_place = true;
+        self.forgive_unseen(&done);
         if done.is_change() {
             self.note_heal(&done, since, culprit);
         }
@@ -231,6 +235,14 @@ impl Inner {
 
     fn check_running(&self) -> Result<(), FirewallError> {
         if self.stopped { Err(FirewallError::Stopped) } else { Ok(()) }
+    }
+
+    /// Has connections go on that were not followed while there were no rules.
+    fn forgive_unseen(&self, done: &Reconciled) {
+        if !done.built.is_empty() {
+            self.endings.forgive(self.state.prefixes());
+            let _ = self.wake.write(1);
+        }
     }
 
     /// Has connections ended that a change leaves behind.

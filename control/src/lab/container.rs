@@ -5,8 +5,8 @@ use crate::host::{HostError, Netns};
 use std::net::IpAddr;
 use std::process::{Child, Command, Stdio};
 
-/// A process that sleeps in a namespace of its own. Dropping it ends the process, and the namespace with it unless somebody
-/// else holds it.
+/// A process that waits in a namespace of its own. Dropping it ends the process, and the namespace with it unless somebody
+/// else holds it; so does the death of this program, by whatever cause.
 #[derive(Debug)]
 pub struct Container {
     child: Child,
@@ -17,11 +17,12 @@ impl Container {
     /// Starts one.
     ///
     /// # Errors
-    /// [`HostError::Denied`] without the rights for namespaces, [`HostError::NotFound`] without `sleep(1)`.
+    /// [`HostError::Denied`] without the rights for namespaces, [`HostError::NotFound`] without `cat(1)`.
     pub fn start() -> Result<Self, HostError> {
         let netns = Netns::create()?;
-        let mut command = Command::new("sleep");
-        command.arg("infinity").stdin(Stdio::null()).stdout(Stdio::null());
+        // It waits for the end of a pipe that only we could write to.
+        let mut command = Command::new("cat");
+        command.stdin(Stdio::piped()).stdout(Stdio::null());
         Ok(Self { child: netns.spawn(&mut command)?, netns })
     }
 

@@ -303,7 +303,7 @@ impl Town {
         place
     }
 
-    fn fence(&self, place: &Place, link: ContainerLink) {
+    pub fn fence(&self, place: &Place, link: ContainerLink) {
         let container = Container { links: vec![link], addresses: vec![place.v4, place.v6], network: place.network };
         self.firewall.change([Change::AddContainer(place.name.into(), container)]).unwrap();
     }

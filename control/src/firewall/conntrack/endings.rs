@@ -9,6 +9,7 @@ use crate::firewall::error::FirewallError;
 use crate::firewall::health::Finding;
 use crate::firewall::limits::ENDINGS_MAX;
 use crate::host::Netns;
+use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -26,6 +27,8 @@ pub(in crate::firewall) struct Endings {
 struct Notes {
     waiting: BTreeSet<Stale>,
     running: BTreeSet<Stale>,
+    /// Connections of these were not followed for a while.
+    unseen: BTreeSet<IpNet>,
     finding: Option<Finding>,
 }
 
@@ -42,6 +45,11 @@ impl Endings {
         notes.waiting.len() >= ENDINGS_MAX
     }
 
+    /// Notes that connections of `prefixes` were not followed until now, as the rules were not there.
+    pub(in crate::firewall) fn forgive(&self, prefixes: &BTreeSet<IpNet>) {
+        lock(&self.notes).unseen.extend(prefixes);
+    }
+
     /// Whether any of these waits to end, or is being ended.
     pub(in crate::firewall) fn concern(&self, stale: &BTreeSet<Stale>) -> bool {
         let notes = lock(&self.notes);
@@ -49,14 +57,20 @@ impl Endings {
         (!notes.waiting.is_empty() || !notes.running.is_empty()) && stale.iter().any(waits)
     }
 
-    /// Ends what waits, after what is being ended.
+    /// Ends what waits, after what is being ended, and forgives what was not seen.
     pub(in crate::firewall) fn carry_out(&self) {
         let mut conntrack = lock(&self.conntrack);
-        let running = {
+        let (running, unseen) = {
             let mut notes = lock(&self.notes);
             notes.running = std::mem::take(&mut notes.waiting);
-            notes.running.clone()
+            (notes.running.clone(), std::mem::take(&mut notes.unseen))
         };
+        if !unseen.is_empty() {
+            match self.revive(&mut conntrack).and_then(|()| conntrack.forgive(&unseen)) {
+                Ok(forgiven) => tracing::debug!(forgiven, "connections go on that were not seen for a while"),
+                Err(error) => tracing::warn!(%error, "connections that were not seen for a while may stand still"),
+            }
+        }
         if running.is_empty() {
             return;
         }

@@ -1,5 +1,5 @@
 //! Ending connections: entries of conntrack that would carry packets past a change of the rules, or to a container that is
-//! gone.
+//! gone. And forgiving them what conntrack did not see.
 //!
 //! ```text
 //! container gone     ─► what comes from or goes to its address
@@ -10,6 +10,10 @@
 //!
 //! [`Endings`] keeps what is to end until somebody has the time. The kernel lists with a filter (Linux 5.8; before, everything), what is listed is looked at again, and each entry is
 //! deleted by its own tuple and number. An entry that went by itself meanwhile is no error.
+//!
+//! Without rules that ask for it the kernel follows no connection. When the rules are back it goes on with what it knew
+//! before: acknowledgements of what passed meanwhile are invalid to it, and a stream whose last ones were lost would repeat
+//! itself for ever. So TCP connections that were there before the rules are not judged by their windows any more.
 
 mod endings;
 mod tuple;
@@ -21,12 +25,14 @@ use super::error::FirewallError;
 use super::limits::CONNECTIONS_MAX;
 use super::netfilter::{ACK, DUMP, Group, Outcome, REQUEST, SUBSYSTEM_CONNTRACK, Socket, SocketError, Writer, frame};
 use super::nft::NftError;
+use ipnet::IpNet;
 use nix::errno::Errno;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use tuple::{Connection, Filter};
 
-/// Of `IPCTNL_MSG_CT_…`.
+/// Of `IPCTNL_MSG_CT_…`: the first changes what is there unless it is asked to create.
+const NEW: u8 = 0;
 const GET: u8 = 1;
 const DELETE: u8 = 2;
 
@@ -48,8 +54,8 @@ const FEW: u64 = 10_000;
 /// How many connections this network namespace has.
 const COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
 
-/// Deletions sent in one piece; an answer each.
-const DELETIONS_PER_SEND: usize = 64;
+/// Deletions or changes sent in one piece; an answer each.
+const ORDERS_PER_SEND: usize = 64;
 
 /// Connections that are to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,15 +69,11 @@ pub enum Stale {
 }
 
 impl Stale {
-    fn is_v4(&self) -> bool {
-        match self {
-            Self::Address(address) => address.is_ipv4(),
-            Self::Unpublished(listen, _) | Self::Published(listen) => listen.socket.is_ipv4(),
-        }
-    }
-
     fn family(&self) -> u8 {
-        if self.is_v4() { AF_INET } else { AF_INET6 }
+        match self {
+            Self::Address(address) => family(*address),
+            Self::Unpublished(listen, _) | Self::Published(listen) => family(listen.socket.ip()),
+        }
     }
 
     fn filters(&self) -> Vec<Filter> {
@@ -162,11 +164,26 @@ impl Conntrack {
                 self.list(family, None, holds, &mut found)?;
             }
         }
-        let mut ended = 0;
-        for some in found.chunks(DELETIONS_PER_SEND) {
-            ended += self.delete(some)?;
+        self.order(DELETE, &found, Connection::write_name)
+    }
+
+    /// Has TCP connections with an end in `prefixes` not judged by their windows any more, and tells how many there were.
+    ///
+    /// # Errors
+    /// [`FirewallError`] where conntrack cannot be asked.
+    pub fn forgive(&mut self, prefixes: &BTreeSet<IpNet>) -> Result<usize, FirewallError> {
+        let inside = |ip: IpAddr| prefixes.iter().any(|prefix| prefix.contains(&ip));
+        let holds = |connection: &Connection| {
+            let ends = [connection.source, connection.destination, connection.reply_source];
+            connection.protocol == Protocol::Tcp.number()
+                && (ends.iter().any(|end| inside(end.ip())) || inside(connection.reply_destination))
+        };
+        let families: BTreeSet<_> = prefixes.iter().map(|prefix| family(prefix.addr())).collect();
+        let mut found = Vec::new();
+        for family in families {
+            self.list(family, None, holds, &mut found)?;
         }
-        Ok(ended)
+        self.order(NEW, &found, Connection::write_forgiven)
     }
 
     fn list(
@@ -204,25 +221,44 @@ impl Conntrack {
         }
     }
 
-    fn delete(&mut self, connections: &[Connection]) -> Result<usize, FirewallError> {
+    /// Orders `message` for each, with what `write` says of it. Returns for how many it was done.
+    fn order(
+        &mut self,
+        message: u8,
+        connections: &[Connection],
+        write: fn(&Connection, &mut Writer),
+    ) -> Result<usize, FirewallError> {
+        let mut done = 0;
+        for some in connections.chunks(ORDERS_PER_SEND) {
+            done += self.order_some(message, some, write)?;
+        }
+        Ok(done)
+    }
+
+    fn order_some(
+        &mut self,
+        message: u8,
+        connections: &[Connection],
+        write: fn(&Connection, &mut Writer),
+    ) -> Result<usize, FirewallError> {
         // A chunk is far shorter than 2^32.
         let count = u32::try_from(connections.len()).unwrap_or(u32::MAX);
         let first = self.socket.sequences(count);
         let mut frames = Vec::new();
         for (number, connection) in (0..).zip(connections) {
-            let write = |writer: &mut Writer| connection.write_name(writer);
+            let write = |writer: &mut Writer| write(connection, writer);
             let sequence = first.wrapping_add(number);
-            frames.extend(frame(kind(DELETE), REQUEST | ACK, sequence, connection.family, 0, write));
+            frames.extend(frame(kind(message), REQUEST | ACK, sequence, connection.family, 0, write));
         }
         self.send(&frames)?;
-        let (mut answered, mut ended) = (0, 0);
+        let (mut answered, mut done) = (0, 0);
         let outcome = self.socket.answers(|frame| {
             if frame.sequence.wrapping_sub(first) >= count {
                 return None;
             }
             answered += 1;
             match frame.outcome() {
-                Outcome::Done => ended += 1,
+                Outcome::Done => done += 1,
                 Outcome::Refused(Errno::ENOENT) => {}
                 Outcome::Refused(errno) => return Some(Err(errno)),
                 _ => {}
@@ -230,8 +266,8 @@ impl Conntrack {
             (answered == count).then_some(Ok(()))
         });
         match outcome.map_err(NftError::Socket)? {
-            Ok(()) => Ok(ended),
-            Err(errno) => Err(NftError::List { what: "connections to end", errno }.into()),
+            Ok(()) => Ok(done),
+            Err(errno) => Err(NftError::List { what: "connections to end or forgive", errno }.into()),
         }
     }
 
@@ -243,6 +279,11 @@ impl Conntrack {
 fn kind(message: u8) -> u16 {
     u16::from_be_bytes([SUBSYSTEM_CONNTRACK, message])
 }
+
+fn family(address: IpAddr) -> u8 {
+    if address.is_ipv4() { AF_INET } else { AF_INET6 }
+}
+
 /// Whether a list of all connections is short.
 fn are_few() -> bool {
     let count = std::fs::read_to_string(COUNT).ok().and_then(|text| text.trim().parse::<u64>().ok());

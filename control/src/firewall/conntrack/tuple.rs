@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 const TUPLE_ORIGINAL: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
 const STATUS: u16 = 3;
+const PROTOCOL_INFO: u16 = 4;
 const ID: u16 = 12;
 const ZONE: u16 = 18;
 const FILTER: u16 = 25;
@@ -26,6 +27,15 @@ const V6_DESTINATION: u16 = 4;
 const PROTOCOL_NUMBER: u16 = 1;
 const SOURCE_PORT: u16 = 2;
 const DESTINATION_PORT: u16 = 3;
+
+/// Of `CTA_PROTOINFO_…`.
+const TCP: u16 = 1;
+
+/// Of `CTA_PROTOINFO_TCP_…`, for both directions.
+const TCP_FLAGS: [u16; 2] = [4, 5];
+
+/// `IP_CT_TCP_FLAG_BE_LIBERAL`: what is out of the window is not invalid.
+const LIBERAL: u8 = 8;
 
 /// Of `CTA_FILTER_…`.
 const ORIGINAL_FLAGS: u16 = 1;
@@ -79,6 +89,19 @@ impl Connection {
                 writer.bytes(*kind, payload);
             }
         }
+    }
+
+    /// Writes its name and that its windows do not matter any more.
+    pub(super) fn write_forgiven(&self, writer: &mut Writer) {
+        self.write_name(writer);
+        writer.nest(PROTOCOL_INFO, |writer| {
+            writer.nest(TCP, |writer| {
+                for direction in TCP_FLAGS {
+                    // Flags, and which of them are meant.
+                    writer.bytes(direction, &[LIBERAL, LIBERAL]);
+                }
+            });
+        });
     }
 }
 
