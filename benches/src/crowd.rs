@@ -9,8 +9,9 @@
 
 use ginnel_backends::cipher::{WithCipher, with_fastest};
 use ginnel_backends::linux::Clock;
-use ginnel_control::host::Netns;
+use ginnel_control::host::{HostError, Netns, RouteInfo};
 use ginnel_control::lab::traffic::TrafficError;
+use ginnel_control::lab::{Node, UNDERLAY_LINK};
 use ginnel_engine::drops::DropReason;
 use ginnel_engine::key::{PrivateKey, PublicKey};
 use ginnel_engine::noise::random::Seed;
@@ -181,6 +182,22 @@ impl Drop for Crowd {
             let _ = thread.join();
         }
     }
+}
+
+/// Gives `node` the outer addresses of all peers, and `near` the way there.
+///
+/// # Errors
+/// [`HostError`].
+pub fn settle(node: &Node, near: &Node) -> Result<(), HostError> {
+    node.netns.configure(async |netlink| {
+        let lo = netlink.link("lo").await?;
+        netlink.add_address(lo.index, outsides()).await
+    })?;
+    near.netns.configure(async |netlink| {
+        let under = netlink.link(UNDERLAY_LINK).await?;
+        let there = RouteInfo::new(outsides().trunc(), under.index);
+        netlink.add_route(&RouteInfo { gateway: Some(node.underlay_v4.into()), ..there }).await
+    })
 }
 
 fn prepared(socket: UdpSocket) -> io::Result<UdpSocket> {

@@ -137,7 +137,7 @@ fn superpackets_are_taken_or_refused_as_such(lab: &mut impl TunLab) {
         let payload = packet::pattern(5_100, 4);
         let (unit, meta) = packet::udp_super(inward(family), &payload, 1_000);
         match tun.send(&unit, &meta) {
-            Ok(_) => {}
+            Ok(()) => {}
             Err(refusal) => {
                 assert_eq!(refusal, TunRefusal::Superpacket);
                 assert!(!tun.takes_superpackets(Transport::Udp), "what was refused is still asked for");

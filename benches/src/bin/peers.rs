@@ -23,7 +23,7 @@ use ginnel_benches::versus::report::Summary;
 use ginnel_control::host::{LinkChange, RouteInfo};
 use ginnel_control::ipc::wire::{AddPeer, AddPeers, PeerScope, PeerSpec, Request};
 use ginnel_control::lab::process::{Keeper, Process, Scratch};
-use ginnel_control::lab::{Lab, LabOptions, UNDERLAY_LINK, usage};
+use ginnel_control::lab::{Lab, LabOptions, usage};
 use ginnel_engine::key::{PrivateKey, PublicKey};
 use ipnet::IpNet;
 use nix::errno::Errno;
@@ -299,14 +299,8 @@ impl Rig {
         let private_keys: Vec<_> = (0..active).map(|_| PrivateKey::new(rand::random())).collect();
         let keys: Vec<_> = private_keys.iter().map(PrivateKey::public).collect();
         let [near, far] = lab.nodes() else { return Err("a cable has two ends".into()) };
-        far.netns.configure(async |netlink| {
-            let lo = netlink.link("lo").await?;
-            netlink.add_address(lo.index, crowd::outsides()).await
-        })?;
+        crowd::settle(far, near)?;
         near.netns.configure(async |netlink| {
-            let under = netlink.link(UNDERLAY_LINK).await?;
-            let there = RouteInfo::new(crowd::outsides().trunc(), under.index);
-            netlink.add_route(&RouteInfo { gateway: Some(far.underlay_v4.into()), ..there }).await?;
             let link = netlink.link(name).await?;
             netlink.add_address(link.index, IpNet::from(std::net::IpAddr::from(*NEAR.ip()))).await?;
             let change = LinkChange { up: Some(true), mtu: Some(PACKET_BYTES as u32), ..LinkChange::default() };

@@ -26,10 +26,10 @@ use ginnel_backends::device::{Device, DeviceOptions};
 use ginnel_backends::linux::Clock;
 use ginnel_benches::crowd;
 use ginnel_benches::versus::report::Summary;
-use ginnel_control::host::{LinkChange, RouteInfo};
+use ginnel_control::host::LinkChange;
 use ginnel_control::lab::process::Keeper;
 use ginnel_control::lab::traffic::{self, Amount, End, TcpPlan};
-use ginnel_control::lab::{Lab, LabOptions, Node, UNDERLAY_LINK, user_ns};
+use ginnel_control::lab::{Lab, LabOptions, Node, user_ns};
 use ginnel_engine::command::{AllowedIpUpdate, DeviceUpdate, PeerUpdate, PrivateKeyUpdate};
 use ginnel_engine::drops::DropReason;
 use ginnel_engine::key::{PrivateKey, PublicKey};
@@ -346,15 +346,7 @@ fn sources(attacker: &Node, target: &Node, count: u32) -> Outcome<Vec<UdpSocket>
         let bind = || (0..PORTS).map(|_| UdpSocket::bind((attacker.underlay_v4, 0))).collect::<Result<Vec<_>, _>>();
         return Ok(attacker.netns.run_in(bind)??);
     }
-    attacker.netns.configure(async |netlink| {
-        let lo = netlink.link("lo").await?;
-        netlink.add_address(lo.index, crowd::outsides()).await
-    })?;
-    target.netns.configure(async |netlink| {
-        let under = netlink.link(UNDERLAY_LINK).await?;
-        let there = RouteInfo::new(crowd::outsides().trunc(), under.index);
-        netlink.add_route(&RouteInfo { gateway: Some(attacker.underlay_v4.into()), ..there }).await
-    })?;
+    crowd::settle(attacker, target)?;
     let bind = || (0..count).map(|number| UdpSocket::bind(crowd::outside(number))).collect::<Result<Vec<_>, _>>();
     Ok(attacker.netns.run_in(bind)??)
 }

@@ -1,10 +1,10 @@
 //! What is there, and what it weighs.
 
-use super::netfilter::{self, Count};
 use super::node::{Caller, Node};
 use super::{Broken, Run};
 use ginnel_control::host::Netns;
 use ginnel_control::ipc::wire::{LeaseState, ObjectKind, Objects};
+use ginnel_control::lab::ruleset::{self, Count};
 use ginnel_control::lab::{UNDERLAY_LINK, usage};
 use ipnet::IpNet;
 use std::collections::BTreeMap;
@@ -44,7 +44,7 @@ impl Census {
     pub fn take(node: &Node) -> Result<Self, Broken> {
         let mut caller = node.caller();
         let (links, routes, policies) = kernel(&node.netns)?;
-        let rules = netfilter::count(&node.netns)?;
+        let rules = ruleset::count(&node.netns)?;
         let mut census = Self { links, routes, policies, rules, ..Self::empty() };
         for kind in [ObjectKind::Attachments, ObjectKind::Services, ObjectKind::Dns, ObjectKind::Leases] {
             match caller.list(kind)? {
@@ -171,7 +171,7 @@ pub fn resting(caller: &mut Caller<'_>) -> Result<usize, Broken> {
 /// Nothing of ours is left in the kernel, but for rules about nothing where `rules_stay`: they go with the daemon.
 pub fn check_bare(netns: &Netns, name: &str, rules_stay: bool) -> Result<(), Broken> {
     let (links, routes, policies) = kernel(netns)?;
-    let rules = netfilter::count(netns)?;
+    let rules = ruleset::count(netns)?;
     let ruled = if rules_stay { rules.elements } else { rules.all() };
     if links == ["lo", UNDERLAY_LINK] && routes.len() <= 1 && policies == 0 && ruled == 0 {
         return Ok(());

@@ -2,11 +2,11 @@
 //! which it takes down with all that is in them before it begins anew.
 
 use super::node::{Caller, Node, QUARANTINE_SECS};
-use super::scene::{Side, attach, detach, workload};
+use super::scene::{Side, attach, detach};
 use super::{Broken, Deed, Run, lock};
 use crate::names;
 use ginnel_control::ipc::wire::{
-    AttachContainer, ObjectKind, Objects, OverlayMode, PortProtocol, PublishedPort, Request, Response,
+    AttachContainer, AttachHandle, ObjectKind, Objects, OverlayMode, PortProtocol, PublishedPort, Request, Response,
 };
 use ginnel_control::lab::container::Container;
 use ginnel_control::lab::traffic::wait_reachable;
@@ -132,7 +132,7 @@ impl<'a> Churn<'a> {
             join_global: self.rng.random_bool(0.3),
             isolation_network: self.rng.random_bool(0.2).then(|| format!("net-{}", self.number)),
             publish: if self.rng.random_bool(0.3) { vec![publish] } else { Vec::new() },
-            ..workload(container.pid(), service)
+            ..AttachContainer::new(AttachHandle::LinuxPid { pid: container.pid() }, service)
         };
         let addresses = attach(&mut self.caller, &wishes)?;
         for ip in &addresses {

@@ -15,7 +15,6 @@ pub mod audit;
 pub mod churn;
 pub mod clock;
 pub mod lane;
-pub mod netfilter;
 pub mod node;
 pub mod noise;
 pub mod play;
@@ -23,6 +22,7 @@ pub mod scene;
 pub mod trouble;
 
 use clock::Clock;
+use ginnel_control::firewall::FirewallError;
 use ginnel_control::host::HostError;
 use ginnel_control::lab::traffic::TrafficError;
 use std::collections::{BTreeMap, VecDeque};
@@ -41,6 +41,12 @@ pub struct Broken(pub String);
 
 impl From<HostError> for Broken {
     fn from(error: HostError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<FirewallError> for Broken {
+    fn from(error: FirewallError) -> Self {
         Self(error.to_string())
     }
 }

@@ -195,7 +195,9 @@ impl Side {
         let mut residents = Vec::new();
         for service in ["web", "pay", "red", "red"] {
             let container = Container::start()?;
-            let ip = attach(&mut caller, &workload(container.pid(), service))?[0];
+            let ip =
+                attach(&mut caller, &AttachContainer::new(AttachHandle::LinuxPid { pid: container.pid() }, service))?
+                    [0];
             residents.push(Resident { container, ip });
         }
         Ok(Self { node, ip, key, prefixes, pay, residents })
@@ -237,25 +239,6 @@ impl Side {
     #[must_use]
     pub fn prefix(&self) -> Option<IpNet> {
         self.prefixes.first()?.parse().ok()
-    }
-}
-
-/// What is asked for a container that has no special wishes.
-#[must_use]
-pub fn workload(pid: u32, service: &str) -> AttachContainer {
-    AttachContainer {
-        handle: AttachHandle::LinuxPid { pid },
-        service: service.to_owned(),
-        join_global: false,
-        ephemeral: false,
-        isolation_network: None,
-        dns_server: None,
-        dns_domain: None,
-        owner: None,
-        netns: None,
-        netns_fd: false,
-        addresses: Vec::new(),
-        publish: Vec::new(),
     }
 }
 

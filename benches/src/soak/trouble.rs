@@ -5,10 +5,9 @@
 //! a long run sessions are left alone every now and then for long enough to be renewed in their time.
 
 use super::lane::{Kind, Lane};
-use super::netfilter;
 use super::scene::Scene;
 use super::{Broken, Deed, Run};
-use ginnel_control::lab::UNDERLAY_LINK;
+use ginnel_control::lab::{UNDERLAY_LINK, ruleset};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::net::Ipv4Addr;
@@ -193,10 +192,10 @@ impl<'a> Maker<'a> {
     fn flush(&self, side: usize) -> Result<(), Broken> {
         let node = &self.scene.sides[side].node;
         self.run.did(Deed::Flush, 1);
-        netfilter::flush(&node.netns)?;
+        ruleset::flush(&node.netns)?;
         let wanted = self.rules[side];
         self.run.within(HEALS_WITHIN, &format!("the rules of {} are back after a flush", node.name), || {
-            let found = netfilter::count(&node.netns)?.constant;
+            let found = ruleset::count(&node.netns)?.constant;
             Ok((found != wanted).then(|| format!("tables, chains, rules and sets are {found:?}, not {wanted:?}")))
         })?;
         self.scene.check_fence(side)

@@ -102,10 +102,9 @@ impl Inner {
 
     fn send(&mut self, net: &Net) -> Result<(), FirewallError> {
         if !self.wanted {
-            let done = self.expected.reconcile(&mut self.nft)?;
+            self.reconcile()?;
             self.wanted = true;
             self.health.in_place = true;
-            self.forgive_unseen(&done);
             return self.look_at_others();
         }
         let batch = self.expected.batch(net);
@@ -120,9 +119,7 @@ impl Inner {
                 // Most likely a set that is not there any more; at worst it is not known what was applied.
                 Err(error) => {
                     tracing::debug!(%error, "a change was not taken; all is looked through");
-                    self.revive()?;
-                    let done = self.expected.reconcile(&mut self.nft)?;
-                    self.forgive_unseen(&done);
+                    self.reconcile()?;
                     return Ok(());
                 }
             }
@@ -136,10 +133,8 @@ impl Inner {
             return Ok(());
         }
         self.health.in_place = false;
-        self.revive()?;
-        let done = self.expected.reconcile(&mut self.nft)?;
+        let done = self.reconcile()?;
         self.health.in_place = true;
-        self.forgive_unseen(&done);
         if done.is_change() {
             self.note_heal(&done, since, culprit);
         }
@@ -235,6 +230,14 @@ impl Inner {
 
     fn check_running(&self) -> Result<(), FirewallError> {
         if self.stopped { Err(FirewallError::Stopped) } else { Ok(()) }
+    }
+
+    /// Makes the rules what is expected.
+    fn reconcile(&mut self) -> Result<Reconciled, FirewallError> {
+        self.revive()?;
+        let done = self.expected.reconcile(&mut self.nft)?;
+        self.forgive_unseen(&done);
+        Ok(done)
     }
 
     /// Has connections go on that were not followed while there were no rules.

@@ -37,6 +37,6 @@ pub use desired::{Change, Clients, Container, ContainerLink, Desired, Listen, Ne
 pub use error::FirewallError;
 pub use handle::Firewall;
 pub use health::{Drops, Finding, Heal, Health};
-pub(crate) use nft::is_offered;
+pub(crate) use nft::{Batch, Family, Nft, is_offered};
 pub use nft::{NftError, Refusal};
 pub use ruleset::{DropReason, MARK};

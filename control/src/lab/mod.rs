@@ -14,6 +14,7 @@
 pub mod container;
 pub mod orchestrator;
 pub mod process;
+pub mod ruleset;
 pub mod traffic;
 pub mod usage;
 pub mod user_ns;

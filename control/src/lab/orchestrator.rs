@@ -123,18 +123,8 @@ impl Orchestrator {
     /// [`OrchestratorError`].
     pub fn attach(&mut self, pid: u32, service: &str, network: Option<&str>) -> Result<IpAddr, OrchestratorError> {
         let attach = AttachContainer {
-            handle: AttachHandle::LinuxPid { pid },
-            service: service.to_owned(),
-            join_global: false,
-            ephemeral: false,
             isolation_network: network.map(str::to_owned),
-            dns_server: None,
-            dns_domain: None,
-            owner: None,
-            netns: None,
-            netns_fd: false,
-            addresses: Vec::new(),
-            publish: Vec::new(),
+            ..AttachContainer::new(AttachHandle::LinuxPid { pid }, service)
         };
         match self.call(Request::AttachContainer(attach))? {
             Response::Attached { ip, .. } => Ok(ip),

@@ -46,7 +46,7 @@ impl PacketSize {
 }
 
 impl<M: DeviceMaker, H: Host> Node<M, H> {
-    /// Takes the path to `to` into account.
+    /// Takes the paths to `places` into account.
     pub(super) async fn note_paths(&self, places: impl IntoIterator<Item = IpAddr>) {
         let mut is_news = false;
         for to in places.into_iter().collect::<BTreeSet<_>>() {

@@ -4,7 +4,7 @@ use crate::probe::{connect, exchange, refused, tcp, udp};
 use crate::town::{BRIDGE_B, BRIDGE_C, PATIENCE, Town, run, until};
 use ginnel_control::firewall::{Change, ContainerLink, Desired, DropReason, Firewall, FirewallError, Role};
 use ginnel_control::host::Netns;
-use ginnel_control::lab::rights_or_skip;
+use ginnel_control::lab::{rights_or_skip, ruleset};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
@@ -114,6 +114,23 @@ fn changes_hold_although_the_rules_were_gone() {
         let listed = run(&town.node.netns, "nft list set inet ginnel-town ours");
         assert!(listed.contains(&format!("\"tun-{round}\"")) && listed.contains("\"br-b\""), "{listed}");
     }
+}
+
+#[test]
+fn what_is_thrown_away_over_netlink_comes_back_too() {
+    if !rights_or_skip() {
+        return;
+    }
+    let mut town = Town::build();
+    town.attach("a", BRIDGE_B, 11, Some(7));
+    let before = ruleset::count(&town.node.netns).unwrap();
+    assert!(before.constant.iter().all(|count| *count > 0) && before.elements > 0, "{before:?}");
+    ruleset::flush(&town.node.netns).unwrap();
+    until("all is there again", || {
+        town.firewall.health().heals > 0 && ruleset::count(&town.node.netns).unwrap() == before
+    });
+    town.firewall.stop().unwrap();
+    assert_eq!(ruleset::count(&town.node.netns).unwrap().all(), 0);
 }
 
 #[test]

@@ -131,6 +131,27 @@ pub struct AttachContainer {
     pub publish: Vec<PublishedPort>,
 }
 
+impl AttachContainer {
+    /// For a workload without further wishes.
+    #[must_use]
+    pub fn new(handle: AttachHandle, service: &str) -> Self {
+        Self {
+            handle,
+            service: service.to_owned(),
+            join_global: false,
+            ephemeral: false,
+            isolation_network: None,
+            dns_server: None,
+            dns_domain: None,
+            owner: None,
+            netns: None,
+            netns_fd: false,
+            addresses: Vec::new(),
+            publish: Vec::new(),
+        }
+    }
+}
+
 /// All a guest needs to bring up its own WireGuard.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct GuestOverlayConfig {

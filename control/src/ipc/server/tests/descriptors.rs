@@ -20,20 +20,8 @@ pub(super) fn describe(mut descriptors: Vec<OwnedFd>) -> Response {
 }
 
 fn attach() -> Request {
-    Request::AttachContainer(AttachContainer {
-        handle: AttachHandle::LinuxNetns { id: "c".into() },
-        service: "web".into(),
-        join_global: false,
-        ephemeral: false,
-        isolation_network: None,
-        dns_server: None,
-        dns_domain: None,
-        owner: None,
-        netns: None,
-        netns_fd: true,
-        addresses: Vec::new(),
-        publish: Vec::new(),
-    })
+    let handle = AttachHandle::LinuxNetns { id: "c".into() };
+    Request::AttachContainer(AttachContainer { netns_fd: true, ..AttachContainer::new(handle, "web") })
 }
 
 fn file(dir: &TempDir, text: &str) -> File {
