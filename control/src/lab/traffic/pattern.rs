@@ -37,7 +37,7 @@ impl Pattern {
         Self(block)
     }
 
-    /// The `len` bytes of stream `stream` from position `position` on; at most [`PIECE_MAX`]. Streams are the same
+    /// The `len` bytes of stream `stream` from position `position` on; at most `PIECE_MAX`. Streams are the same
     /// bytes, shifted against each other.
     #[must_use]
     pub fn piece(&self, stream: usize, position: u64, len: usize) -> &[u8] {
