@@ -1,7 +1,7 @@
 //! The process: what it is started with, what it holds while it runs, and how it ends.
 //!
-//! Order of the start: flags, configuration file, rights given up, log, state directory and its lock, runtime, signals, netlink, socket, and
-//! then everything that was up before. The socket is made before that, so that a second daemon stops before it touches
+//! Order of the start: flags, configuration file, rights given up, heap, log, state directory and its lock, runtime,
+//! signals, netlink, socket, and then everything that was up before. The socket is made before that, so that a second daemon stops before it touches
 //! anything; whoever connects is served once all is up. Then the service manager is told, if one waits.
 //!
 //! The end is the same for SIGTERM, SIGINT and the `shutdown` request: no new requests, take everything down, exit 0. A
@@ -41,6 +41,7 @@ use crate::ipc::stop::Stop;
 use crate::metrics::Metrics;
 use crate::node::{DeviceMaker, Host, KernelDevices, KernelHost, Node, NodeOptions};
 use crate::state::StoreError;
+use ginnel_backends::linux::keep_heap_small;
 use lock::{InstanceLock, LockError};
 use logging::Log;
 use notify::Notifier;
@@ -121,10 +122,14 @@ pub fn run(args: &DaemonArgs, system: System) -> ExitCode {
         return Exit::Done.into();
     }
     let setup = Setup::new(args, &file, system, &Surroundings::of_process());
-    // Before the threads of the log.
+    // Both before the threads of the log.
     let confined = rights::confine();
+    let heap = keep_heap_small();
     let log = Log::start(&setup.log);
     confined.tell();
+    if let Err(error) = heap {
+        tracing::warn!(%error, "the heap may keep more than is in use");
+    }
     descriptors::raise_limit();
     let devices = KernelDevices::new(&setup.uapi_dir);
     match run_with(&setup, Some(&log), devices, || KernelHost::open(&setup.state_dir)) {

@@ -3,7 +3,8 @@
 //! A request can take the kernel long: the lock of the network configuration is one per machine, and removing a link
 //! waits for grace periods after the lock is given back (20 ms). So requests never run on the threads of a runtime. A
 //! helper that takes a job while no other is idle starts the next one first, up to the bound of the handle; an order
-//! among jobs exists only where the bound is one.
+//! among jobs exists only where the bound is one. The helper that became idle last is woken first, and one that nobody
+//! needed for a while ends, with its socket and descriptors, as long as another idles.
 //!
 //! ```text
 //! async caller ─job─► queue ─► helper 0 │ socket, made in the namespace of the handle
@@ -19,13 +20,17 @@ use super::socket::{Exchange, Socket};
 use super::{HostError, Netns};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// Jobs that may wait. At the pace of the slowest ones, removals by a full pool, these take two seconds; more would only
 /// hide that the kernel does not keep up.
 const JOBS_MAX: usize = 4_096;
+
+/// How long a helper idles before it ends: longer than the pauses within a wave of attaches.
+const IDLE_MAX: Duration = Duration::from_secs(30);
 
 /// A handle to rtnetlink in one namespace. Clones share the helpers, which end with the last of them, after the jobs
 /// that wait.
@@ -40,15 +45,16 @@ struct Handle(Arc<Pool>);
 #[derive(Debug)]
 struct Pool {
     state: Mutex<State>,
-    changed: Condvar,
     helpers_max: usize,
+    idle_max: Duration,
 }
 
 #[derive(Default)]
 struct State {
     jobs: VecDeque<Job>,
     helpers: usize,
-    idle: usize,
+    /// Helpers that wait, the last to be woken first.
+    idle: Vec<Thread>,
     closed: bool,
 }
 
@@ -77,7 +83,11 @@ impl Netlink {
     /// # Errors
     /// As [`Netlink::open`].
     pub fn open_pool(helpers_max: usize) -> Result<Self, HostError> {
-        let pool = Pool { state: Mutex::default(), changed: Condvar::new(), helpers_max };
+        Self::open_with(helpers_max, IDLE_MAX)
+    }
+
+    fn open_with(helpers_max: usize, idle_max: Duration) -> Result<Self, HostError> {
+        let pool = Pool { state: Mutex::default(), helpers_max, idle_max };
         let handle = Handle(Arc::new(pool));
         handle.0.lock().helpers = 1;
         handle.0.start_helper(Socket::open()?)?;
@@ -120,7 +130,11 @@ impl Netlink {
             return Err(HostError::Busy { what: what.into() });
         }
         state.jobs.push_back(Box::new(work));
-        pool.changed.notify_one();
+        let idle = state.idle.pop();
+        drop(state);
+        if let Some(idle) = idle {
+            idle.unpark();
+        }
         Ok(())
     }
 
@@ -212,11 +226,13 @@ impl Pool {
         }
     }
 
+    /// Waits for a job; `None` where the helper is to end.
     fn next_job(self: &Arc<Self>) -> Option<Job> {
+        let me = thread::current();
         let mut state = self.lock();
         loop {
             if let Some(job) = state.jobs.pop_front() {
-                let spare = state.idle == 0 && state.helpers < self.helpers_max && !state.closed;
+                let spare = state.idle.is_empty() && state.helpers < self.helpers_max && !state.closed;
                 state.helpers += usize::from(spare);
                 drop(state);
                 if spare {
@@ -227,9 +243,16 @@ impl Pool {
             if state.closed {
                 return None;
             }
-            state.idle += 1;
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-            state.idle -= 1;
+            state.idle.push(me.clone());
+            drop(state);
+            let since = Instant::now();
+            thread::park_timeout(self.idle_max);
+            state = self.lock();
+            // Whoever woke it has taken it from the list.
+            state.idle.retain(|idle| idle.id() != me.id());
+            if since.elapsed() >= self.idle_max && state.jobs.is_empty() && !state.idle.is_empty() {
+                return None;
+            }
         }
     }
 
@@ -250,15 +273,16 @@ impl Pool {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.0.lock().closed = true;
-        self.0.changed.notify_all();
+        let mut state = self.0.lock();
+        state.closed = true;
+        state.idle.drain(..).for_each(|idle| idle.unpark());
     }
 }
 
 impl std::fmt::Debug for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { jobs, helpers, idle, closed } = self;
-        write!(f, "State {{ {} jobs, {helpers} helpers, {idle} idle, closed: {closed} }}", jobs.len())
+        write!(f, "State {{ {} jobs, {helpers} helpers, {} idle, closed: {closed} }}", jobs.len(), idle.len())
     }
 }
 
@@ -268,7 +292,6 @@ mod tests {
     use crate::host::{LinkInfo, link};
     use crate::lab::rights_or_skip;
     use std::sync::mpsc;
-    use std::time::Duration;
 
     /// Long enough for a slow machine.
     const DEADLINE: Duration = Duration::from_secs(30);
@@ -302,6 +325,35 @@ mod tests {
             key.send(()).unwrap();
         }
         assert!(arrivals.recv_timeout(DEADLINE).is_ok() && arrivals.recv_timeout(DEADLINE).is_ok());
+        assert_eq!(netlink.run("count", |_| 7).await.unwrap(), 7);
+    }
+
+    #[tokio::test]
+    async fn helpers_that_are_not_needed_end_but_one() {
+        let netlink = Netlink::open_with(8, Duration::from_millis(20)).unwrap();
+        let (arrived, arrivals) = mpsc::channel();
+        let keys: Vec<_> = (0..8)
+            .map(|_| {
+                let ((key, gate), arrived) = (mpsc::channel::<()>(), arrived.clone());
+                let work = move |_: &mut Helper| {
+                    arrived.send(()).unwrap();
+                    let _ = gate.recv();
+                };
+                netlink.submit("wait", work).unwrap();
+                key
+            })
+            .collect();
+        (0..8).for_each(|_| arrivals.recv_timeout(DEADLINE).unwrap());
+        assert_eq!(helpers(&netlink), 8);
+        drop(keys);
+        let start = Instant::now();
+        while helpers(&netlink) > 1 {
+            assert!(start.elapsed() < DEADLINE, "{:?}", netlink.handle.0.lock());
+            thread::sleep(Duration::from_millis(1));
+        }
+        // The last one stays, however long nobody needs it.
+        thread::sleep(Duration::from_millis(100));
+        assert_eq!(helpers(&netlink), 1);
         assert_eq!(netlink.run("count", |_| 7).await.unwrap(), 7);
     }
 
@@ -360,7 +412,7 @@ mod tests {
         for _ in 0..20 {
             ends.recv_timeout(DEADLINE).unwrap();
         }
-        let start = std::time::Instant::now();
+        let start = Instant::now();
         while pool.lock().helpers > 0 {
             assert!(start.elapsed() < DEADLINE);
             thread::sleep(Duration::from_millis(1));

@@ -9,6 +9,7 @@
 //! message    recvmmsg and sendmmsg
 //! control    the control data of messages: bytes, no `unsafe`
 //! process    pidfd_open
+//! heap       what the heap keeps
 //! rights     capabilities of the thread
 //! local      descriptors from other processes, the groups of a peer
 //! mod        socket options, the program that steers datagrams
@@ -16,12 +17,14 @@
 
 pub mod bpf;
 mod control;
+mod heap;
 mod interface;
 mod local;
 mod message;
 mod process;
 mod rights;
 
+pub use heap::keep_heap_small;
 pub use interface::{LinkSetting, attach_tun, link_mtu, set_link, set_tun_offloads, set_vnet_header_bytes};
 pub use local::{DESCRIPTORS_MAX, Received, peer_groups, receive, take_inherited};
 pub use message::{Arrived, MESSAGES_MAX, Parcel, Receiver, Sender};
