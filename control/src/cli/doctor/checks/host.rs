@@ -20,8 +20,8 @@ pub(super) fn tun_denied(facts: &Facts) -> Vec<Finding> {
 }
 
 pub(super) fn forwarding_off(facts: &Facts) -> Vec<Finding> {
-    // Without services there is nothing to forward.
-    if facts.daemon.as_ref().is_none_or(|daemon| daemon.status.service_count == 0) {
+    // The daemon switches it on for the first workload.
+    if facts.daemon.as_ref().is_none_or(|daemon| daemon.status.attachment_count.unwrap_or_default() == 0) {
         return Vec::new();
     }
     let switch = "net/ipv4/ip_forward";

@@ -33,6 +33,7 @@ fn well() -> Facts {
         interface: Some("zl0".into()),
         version: Some(env!("CARGO_PKG_VERSION").into()),
         service_count: 1,
+        attachment_count: Some(1),
         peers: vec![peer(NOW - 30, Some(true))],
         totals: [("tun_rx_packets", 1_000_000), ("link_rx_datagrams", 1_000_000)]
             .map(|(k, v)| (k.to_owned(), v))
@@ -110,6 +111,11 @@ fn set(facts: &mut Facts, name: &str, value: &str) {
 #[test]
 fn nothing_is_found_where_all_is_well() {
     assert_eq!(examine(&well()), []);
+    // Nor where nothing is attached yet, for which the daemon has not made the host forward.
+    let mut early = well();
+    status(&mut early).attachment_count = Some(0);
+    set(&mut early, "net/ipv4/ip_forward", "0");
+    assert_eq!(examine(&early), []);
     // Nor where nothing could be found out.
     assert_eq!(examine(&Facts { now: NOW, ..Facts::default() }), []);
 }
