@@ -4,6 +4,7 @@
 use crate::backend::Backend;
 use crate::device::DeviceError;
 use crate::linux::Clock;
+use crate::linux::seccomp::Filter;
 use crate::linux::wait::Waker;
 use ginnel_engine::command::Command;
 use ginnel_engine::noise::stamp::Stamps;
@@ -14,6 +15,7 @@ use ginnel_engine::worker::{Turn, Wiring, Worker};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 use socket2::Socket;
+use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,6 +36,25 @@ pub trait Crew: Send + Sync {
     /// # Errors
     /// [`DeviceError`]; the workers go on as before then.
     fn rebind(&self, port: u16, fwmark: u32) -> Result<Vec<Socket>, DeviceError>;
+}
+
+/// What a worker thread is kept to.
+#[derive(Debug, Default)]
+pub struct Bounds {
+    /// The only core it runs on.
+    pub core: Option<usize>,
+    /// What it may ask of the kernel; anything where there is none.
+    pub filter: Option<Filter>,
+}
+
+impl Bounds {
+    /// Keeps the calling thread to them. Where the system does not allow a core, the thread runs anywhere.
+    fn keep(&self) -> io::Result<()> {
+        if let Some(core) = self.core {
+            pin(core);
+        }
+        self.filter.as_ref().map_or(Ok(()), Filter::confine)
+    }
 }
 
 /// Worker threads on ports of one backend. Dropping it ends them.
@@ -67,11 +88,11 @@ impl<B: Backend> Workers<B> {
     /// Starts the next worker on its ports.
     ///
     /// # Errors
-    /// Where the system has no thread left.
+    /// Where the system has no thread left, or cannot keep it from what it must not do.
     pub fn start<N: Noise + Send + 'static>(
         &mut self,
         (tun, link): (B::Tun, B::Link),
-        core: Option<usize>,
+        bounds: Bounds,
         wire: impl FnOnce(Receiver<Command>) -> Wiring,
     ) -> Result<(), DeviceError>
     where
@@ -84,11 +105,15 @@ impl<B: Backend> Workers<B> {
         let waker = self.wakers.get(wiring.worker as usize).cloned().ok_or(DeviceError::Stopped)?;
         let stop = Arc::new(AtomicBool::new(false));
         let name = format!("ginnel-w{}", wiring.worker);
+        let (kept_tx, kept) = sync_channel(1);
         let run = {
             let (waker, stop, wakers, clock) = (waker.clone(), Arc::clone(&stop), self.wakers.clone(), self.clock);
             move || {
-                if let Some(core) = core {
-                    pin(core);
+                let kept = bounds.keep();
+                let runs = kept.is_ok();
+                // Whoever starts it waits for this.
+                if kept_tx.send(kept).is_err() || !runs {
+                    return;
                 }
                 run(Worker::<N, _, _>::new(tun, link, wiring), &links_rx, &waker, &wakers, &stop, (clock, &stamps));
             }
@@ -97,6 +122,8 @@ impl<B: Backend> Workers<B> {
             .name(name)
             .spawn(run)
             .map_err(|source| DeviceError::System { action: "starting a worker thread", source })?;
+        let kept = kept.recv().map_err(|_| DeviceError::Stopped)?;
+        kept.map_err(|source| DeviceError::System { action: "putting the seccomp filter on a worker thread", source })?;
         self.threads.push(WorkerThread { commands, links, waker, stop, thread: Some(thread) });
         Ok(())
     }
@@ -178,7 +205,7 @@ fn run<N: Noise, T: Tun + AsFd, L: Link + AsFd>(
     }
 }
 
-/// Keeps the calling thread on one core. Where the system does not allow it, the thread runs anywhere.
+/// Keeps the calling thread on one core, if the system allows it.
 fn pin(core: usize) {
     let mut cores = CpuSet::new();
     if cores.set(core).is_ok() {

@@ -37,6 +37,9 @@ pub struct PartyOptions {
     /// Offloads not to be used; of [`Make::Ginnel`] only. By default those that `GINNEL_OFFLOAD_OFF` names, separated by
     /// commas, as for the daemon.
     pub offloads_off: Vec<Offload>,
+    /// Whether workers have only the system calls they need; of [`Make::Ginnel`] only. By default, whether
+    /// `GINNEL_SECCOMP` is set.
+    pub seccomp: bool,
     /// Further arguments; of programs only.
     pub arguments: &'static [&'static str],
     /// Identity; by default a new one.
@@ -54,6 +57,7 @@ impl From<Make> for PartyOptions {
             network: 77,
             workers: 0,
             offloads_off: forced_off(),
+            seccomp: std::env::var("GINNEL_SECCOMP").is_ok_and(|it| !it.is_empty()),
             arguments: &[],
             key: None,
             faults: None,
@@ -351,6 +355,7 @@ fn start_ours(options: &PartyOptions, node: &Node, interface: &str) -> Body {
         workers: options.workers,
         pinned: false,
         offloads_off: options.offloads_off.clone(),
+        seccomp: options.seccomp,
     };
     // The threads of device and server stay in the namespace in which they are started.
     let start = || {

@@ -5,8 +5,9 @@ use ginnel_tests::field::{Field, introduce, transfer, transfer_between, wait_con
 use ginnel_tests::flow::under_traffic;
 use ginnel_tests::ground::on_own_ground;
 use ginnel_tests::make::Make;
-use ginnel_tests::party::PartyOptions;
+use ginnel_tests::party::{Party, PartyOptions};
 use std::fs;
+use std::os::linux::fs::MetadataExt as _;
 use std::thread;
 
 fn ours(workers: usize) -> PartyOptions {
@@ -29,6 +30,44 @@ fn any_number_of_workers_moves_everything() {
             }
         });
     }
+}
+
+#[test]
+fn confined_workers_move_everything_and_stay_confined() {
+    on_own_ground(&[], || {
+        let confined = PartyOptions { seccomp: true, ..ours(2) };
+        let free = PartyOptions { seccomp: false, ..ours(2) };
+        let field = Field::of(&[confined, free]);
+        let [a, b] = field.introduced(false);
+        wait_connected(a, b);
+        transfer(a, b, false, 20_000_000);
+        transfer(b, a, true, 20_000_000);
+        a.control.set("listen_port=51900");
+        wait_connected(a, b);
+        // 2 is "filter" (proc_pid_status(5)).
+        assert_eq!(modes(a), ["2", "2"]);
+        assert_eq!(modes(b), ["0", "0"]);
+    });
+}
+
+/// What `Seccomp` is for each worker of a party: for the threads of that name in its namespace.
+fn modes(party: &Party) -> Vec<String> {
+    let inside = |path: &str| fs::metadata(path).map(|it| (it.st_dev(), it.st_ino()));
+    let wanted = party.inside.run_in(|| inside("/proc/thread-self/ns/net")).expect("the namespace can be entered");
+    let wanted = wanted.expect("its file is there");
+    let tasks = fs::read_dir("/proc/self/task").expect("threads are listed").flatten();
+    let mut modes = Vec::new();
+    for task in tasks.map(|entry| entry.path()) {
+        // Threads of other tests end meanwhile.
+        let Ok(status) = fs::read_to_string(task.join("status")) else { continue };
+        let field = |name| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim();
+        if field("Name:").starts_with("ginnel-w")
+            && inside(&task.join("ns/net").to_string_lossy()).is_ok_and(|it| it == wanted)
+        {
+            modes.push(field("Seccomp:").to_owned());
+        }
+    }
+    modes
 }
 
 /// ```text

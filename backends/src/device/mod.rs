@@ -7,12 +7,13 @@ pub(crate) mod config;
 
 use crate::backend::{Backend, Interface};
 use crate::cipher::{self, WithCipher};
+use crate::linux::seccomp::Filter;
 use crate::linux::steer::Steering;
 use crate::linux::tun::mtu;
 use crate::linux::udp::set_fwmark;
 use crate::linux::wait::Waker;
 use crate::linux::{Clock, Linux};
-use crate::runtime::{self, Crew, Workers};
+use crate::runtime::{self, Bounds, Crew, Workers};
 use config::Config;
 use ginnel_engine::command::{Command, DeviceUpdate, Operation};
 use ginnel_engine::drops::DropReason;
@@ -48,6 +49,8 @@ pub struct DeviceOptions {
     pub pinned: bool,
     /// Offloads that are not to be used.
     pub offloads_off: Vec<Offload>,
+    /// Leave each worker only the system calls it needs; see [`crate::linux::seccomp`].
+    pub seccomp: bool,
 }
 
 /// Why a device could not be made or changed.
@@ -213,6 +216,8 @@ impl Device {
         for &offload in &options.offloads_off {
             offloads.set(offload, OffloadState::Off(OffReason::Operator));
         }
+        let filter = options.seccomp.then(Filter::new).transpose();
+        let filter = filter.map_err(|source| DeviceError::System { action: "making the seccomp filter", source })?;
         let cores = runtime::cores();
         let count = if options.workers == 0 { cores.len() } else { options.workers }.min(WORKERS_MAX);
         let workers = u32::try_from(count).unwrap_or(1);
@@ -240,7 +245,8 @@ impl Device {
                 mail: mail.clone(),
                 stats: Arc::clone(stats),
             };
-            crew.start::<N>(ports, options.pinned.then(|| cores[worker as usize % cores.len()]), wire)?;
+            let core = options.pinned.then(|| cores[worker as usize % cores.len()]);
+            crew.start::<N>(ports, Bounds { core, filter: filter.clone() }, wire)?;
         }
         Ok(Self {
             name: options.name.clone(),

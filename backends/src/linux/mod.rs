@@ -4,6 +4,7 @@ pub mod calls;
 mod clock;
 mod gso_limit;
 pub mod local;
+pub mod seccomp;
 pub mod steer;
 mod sys;
 pub mod tun;

@@ -276,6 +276,7 @@ impl Party {
             workers: arguments.workers,
             pinned: false,
             offloads_off: Vec::new(),
+            seccomp: false,
         };
         let before = worker_threads()?;
         let device = node.netns.run_in(|| Device::open(&options))??;

@@ -45,6 +45,9 @@ pub struct DeviceArgs {
     /// Do not use this offload; may be given several times
     #[arg(long, value_name = "NAME", value_parser = flags::offload)]
     pub offload_off: Vec<Offload>,
+    /// Leave the workers only the system calls they need
+    #[arg(long, env = "GINNEL_SECCOMP", value_parser = clap::builder::FalseyValueParser::new())]
+    pub seccomp: bool,
     /// Name of the interface to create
     #[arg(value_name = "IFACE")]
     pub interface: String,
@@ -154,6 +157,7 @@ impl DeviceArgs {
             workers: self.workers,
             pinned: false,
             offloads_off: self.offload_off.clone(),
+            seccomp: self.seccomp,
         }
     }
 }

@@ -115,9 +115,17 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "device.offload_off",
         value: "[]",
-        about: "Kernel offloads to do without: tun_tcp, tun_udp, link_segmentation, link_coalescing.",
+        about: "Kernel offloads to do without: tun_tcp, tun_udp, link_segmentation, link_coalescing, tun_steering, \
+                link_steering.",
         reloads: false,
         read: |config, value| set(&mut config.device.offload_off, array(value, offload)),
+    },
+    Key {
+        name: "device.seccomp",
+        value: "false",
+        about: "Leave packet workers only the system calls they need: others fail with EPERM.",
+        reloads: false,
+        read: |config, value| set(&mut config.device.seccomp, toggle(value)),
     },
     Key {
         name: "log.format",

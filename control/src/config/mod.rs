@@ -94,6 +94,8 @@ pub struct Device {
     pub workers: Option<usize>,
     /// Offloads to do without.
     pub offload_off: Vec<Offload>,
+    /// Leave packet workers only the system calls they need.
+    pub seccomp: bool,
 }
 
 /// The log.

@@ -36,6 +36,9 @@ pub struct DaemonArgs {
     /// may be repeated
     #[arg(long, value_name = "NAME", value_parser = flags::offload, env = "GINNEL_OFFLOAD_OFF", value_delimiter = ',')]
     pub offload_off: Vec<Offload>,
+    /// Leave the packet workers only the system calls they need
+    #[arg(long, env = "GINNEL_SECCOMP", value_parser = clap::builder::FalseyValueParser::new())]
+    pub seccomp: bool,
     /// Packet worker threads; 0 for one per core [default: 0]
     #[arg(long, value_name = "N", value_parser = flags::workers, env = "GINNEL_WORKERS")]
     pub workers: Option<usize>,
@@ -92,10 +95,11 @@ mod tests {
     fn flags() {
         assert_eq!(parse(&[]).unwrap(), DaemonArgs::default());
         let all = ["--data-dir", "/d", "--socket", "/s", "--service", "--workers", "3", "--offload-off", "tun_tcp"];
-        let args = parse(&[&all[..], &["--offload-off", "link_coalescing", "--uapi-dir", "/u"]].concat()).unwrap();
+        let args = parse(&[&all[..], &["--offload-off", "link_coalescing", "--uapi-dir", "/u", "--seccomp"]].concat())
+            .unwrap();
         assert_eq!(args.uapi_dir, Some("/u".into()));
         assert_eq!((args.data_dir, args.socket), (Some("/d".into()), Some("/s".into())));
-        assert_eq!((args.service, args.workers), (true, Some(3)));
+        assert_eq!((args.service, args.workers, args.seccomp), (true, Some(3), true));
         assert_eq!(args.offload_off, [Offload::TunTcp, Offload::LinkCoalescing]);
     }
 

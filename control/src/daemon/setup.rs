@@ -118,6 +118,7 @@ impl Setup {
             tuning: Tuning {
                 workers: args.workers.or(file.device.workers).unwrap_or(0),
                 offloads_off,
+                seccomp: args.seccomp || file.device.seccomp,
                 quarantine: file.ipam.quarantine_secs.map_or_else(|| Tuning::default().quarantine, Duration::from_secs),
                 ..Tuning::default()
             },
@@ -179,14 +180,14 @@ mod tests {
     #[test]
     fn flags_go_before_the_file_and_the_file_before_the_defaults() {
         let said = file(
-            "data_dir = \"/srv/f\"\n[ipc]\ngroup = \"g\"\nmode = \"0666\"\n[device]\nworkers = 3\noffload_off = [\"tun_udp\"]\n\
+            "data_dir = \"/srv/f\"\n[ipc]\ngroup = \"g\"\nmode = \"0666\"\n[device]\nworkers = 3\noffload_off = [\"tun_udp\"]\nseccomp = true\n\
              [log]\nformat = \"json\"\nlevel = \"warn\"\n",
         );
         let args = DaemonArgs::default();
         let setup = Setup::new(&args, &said, System::Ginnel, &root());
         assert_eq!((setup.state_dir, setup.socket), ("/srv/f".into(), "/srv/f/run/ginneld.sock".into()));
         assert_eq!((setup.group.as_str(), setup.mode, setup.tuning.workers), ("g", 0o666, 3));
-        assert_eq!(setup.tuning.offloads_off.len(), 1);
+        assert_eq!((setup.tuning.offloads_off.len(), setup.tuning.seccomp), (1, true));
         assert_eq!((setup.log.format, setup.log.level.as_deref()), (LogFormat::Json, Some("warn")));
         let args = DaemonArgs {
             data_dir: Some("/srv/a".into()),

@@ -17,6 +17,8 @@ pub struct Tuning {
     pub workers: usize,
     /// Offloads that are not to be used.
     pub offloads_off: Vec<Offload>,
+    /// Leave packet workers only the system calls they need.
+    pub seccomp: bool,
     /// How often peers are looked at: how soon one that stopped answering is noticed, beyond the 180 s after which it
     /// counts as such.
     pub look_interval: Duration,
@@ -29,6 +31,7 @@ impl Default for Tuning {
         Self {
             workers: 0,
             offloads_off: Vec::new(),
+            seccomp: false,
             look_interval: Duration::from_secs(5),
             quarantine: Duration::from_millis(crate::ipam::QUARANTINE_MS),
         }

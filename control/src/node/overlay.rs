@@ -184,6 +184,7 @@ impl<M: DeviceMaker, H: Host> Overlay<M, H> {
             workers: self.kit.tuning.workers,
             pinned: false,
             offloads_off: self.kit.tuning.offloads_off.clone(),
+            seccomp: self.kit.tuning.seccomp,
         };
         let device = DeviceSlot::open(self.kit.maker.clone(), options).await;
         let device = device.map_err(|source| NodeError::Create { scope: self.scope.clone(), source })?;

@@ -90,6 +90,7 @@ fn open_tunnel(node: &Host, mtu: u32, key: &PrivateKey, port: u16) -> Device {
         workers: 1,
         pinned: false,
         offloads_off: Vec::new(),
+        seccomp: false,
     };
     let private_key = Some(PrivateKeyUpdate::Set(key.clone()));
     let update = DeviceUpdate { private_key, listen_port: Some(port), ..DeviceUpdate::default() };
