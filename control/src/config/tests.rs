@@ -33,6 +33,7 @@ fn every_key_is_read_to_a_place_of_its_own() {
             "[]" if key.name.starts_with("access") => r#"["user:1"]"#,
             "[]" if key.name == "device.offload_off" => r#"["tun_udp"]"#,
             "[]" => r#"["127.0.0.9"]"#,
+            "false" => "true",
             value => value,
         };
         let mut config = Config::parse(&format!("{head}{name} = {other}\n")).unwrap();
