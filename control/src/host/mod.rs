@@ -8,6 +8,7 @@
 //! Netns    ── a namespace held open by a descriptor; code enters it on threads made for that, never on the caller's
 //! Process  ── a process held by a pidfd: its number is not mistaken for another's; Endings notices its end
 //! Watch    ── what happens to our links, as it happens
+//! resolv_conf ── the one file we write in a container, on request
 //! Mark     ── what tells ours from others'
 //! ```
 
@@ -25,6 +26,7 @@ pub(crate) mod ports;
 mod process;
 pub(crate) mod removals;
 pub(crate) mod request;
+pub(crate) mod resolv_conf;
 pub(crate) mod route;
 pub(crate) mod rule;
 pub(crate) mod socket;
@@ -40,6 +42,7 @@ pub(crate) use netlink::Helper;
 pub use netlink::Netlink;
 pub use netns::{Netns, NetnsId};
 pub use process::{Process, ProcessId};
+pub use resolv_conf::ResolvConfError;
 pub use route::{PathInfo, RouteInfo, TABLE_MAIN};
 pub use rule::RuleInfo;
 pub use watch::{Change, Event, Watch};

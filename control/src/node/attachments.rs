@@ -21,7 +21,7 @@ use super::names::name_of;
 use super::networks::check_name;
 use crate::attach::wiring::{FoundBy, GlobalLink, ServiceLink, container};
 use crate::attach::{Marked, Plan};
-use crate::host::{HostError, Netns, PortFlags, Process};
+use crate::host::{HostError, Netns, PortFlags, Process, resolv_conf};
 use crate::ipam::Place;
 use crate::ipc::wire::{AttachContainer, AttachHandle, AttachmentState, Event, LeaseState, OverlayMode, Response};
 use crate::state::{Attachment, Bridge, Lease, Peer, Service, Transaction};
@@ -36,6 +36,9 @@ const ATTACHMENTS_MAX: usize = 16_384;
 
 /// Longest id a client gives a workload, so that it fits the mark of a link beside the names of instance and link.
 const ID_BYTES_MAX: usize = 128;
+
+/// The only port that resolv.conf(5) knows.
+const DNS_PORT: u16 = 53;
 
 /// Ports of the host that lead to one workload.
 const PUBLISHED_MAX: usize = 256;
@@ -127,6 +130,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             if found.is(&known) {
                 is_the_same(&known, attach)?;
                 self.wire(&known, &found).await?;
+                self.write_resolv_conf(attach, &known, &found).await?;
                 self.watch_end(&known, found.process.as_ref());
                 return Ok(answer(&known));
             }
@@ -136,7 +140,11 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         let claim = self.claim_published(attach).await?;
         let attachment = self.record(attach, &found).await?;
         drop(claim);
-        if let Err(error) = self.wire(&attachment, &found).await {
+        let made = async {
+            self.wire(&attachment, &found).await?;
+            self.write_resolv_conf(attach, &attachment, &found).await
+        };
+        if let Err(error) = made.await {
             if let Err(error) = self.let_go(&attachment).await {
                 tracing::error!(%error, attachment = attachment.handle.key(), "an attachment that failed could not be taken back");
             }
@@ -359,11 +367,38 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         }
     }
 
+    /// Has the container ask the resolver it was given, or our name server, if whoever attaches it wants that. Not written
+    /// down: the file is in the container for as long as that is there.
+    async fn write_resolv_conf(
+        &self,
+        attach: &AttachContainer,
+        attachment: &Attachment,
+        found: &Found,
+    ) -> Result<(), NodeError> {
+        let Some(process) = found.process.as_ref().filter(|_| attach.resolv_conf) else { return Ok(()) };
+        let server = attach.dns_server.or_else(|| self.name_server_for(&attachment.service)).ok_or_else(|| {
+            let reason = "there is no name server at port 53 of the bridge: name one as dns_server";
+            NodeError::Field { field: "resolv_conf", reason: reason.into() }
+        })?;
+        let text = resolv_conf::text(server, attach.dns_domain.as_deref());
+        let written = self.kit.host.write_resolv_conf(process.id(), text).await;
+        written.map_err(|source| NodeError::ResolvConf { handle: attachment.handle.key(), source })
+    }
+
+    /// Where the workloads of a service find our name server.
+    fn name_server_for(&self, service: &str) -> Option<IpAddr> {
+        self.naming.as_ref().filter(|naming| naming.port() == DNS_PORT)?;
+        self.bridge_of(service).map(|bridge| bridge.gateway)
+    }
+
+    fn bridge_of(&self, service: &str) -> Option<Bridge> {
+        let service = self.kit.store.find::<Service>(service)?;
+        self.kit.store.find::<Bridge>(&service.bridge)
+    }
+
     /// The links of a container.
     fn plan(&self, attachment: &Attachment, found: &Found) -> Result<Plan, NodeError> {
-        let store = &self.kit.store;
-        let bridge = store.find::<Service>(&attachment.service);
-        let bridge = bridge.and_then(|service| store.find::<Bridge>(&service.bridge));
+        let bridge = self.bridge_of(&attachment.service);
         let bridge =
             bridge.ok_or_else(|| NodeError::NoServiceBridge { service: attachment.service.clone(), shared: false })?;
         let prefix = |ip| IpNet::new(ip, bridge.subnet.prefix_len()).unwrap_or(IpNet::from(ip));
@@ -527,6 +562,14 @@ pub(super) fn check(attach: &AttachContainer) -> Result<(), NodeError> {
     }
     if let Some(network) = &attach.isolation_network {
         check_name("isolation_network", network)?;
+    }
+    if attach.resolv_conf && !matches!(attach.handle, AttachHandle::LinuxPid { .. }) {
+        return bad("resolv_conf", "the file is that of a process: attach it by linux_pid");
+    }
+    if let Some(domain) = attach.dns_domain.as_ref().filter(|_| attach.resolv_conf)
+        && domain.contains(|c: char| c.is_whitespace() || c.is_control())
+    {
+        return bad("dns_domain", "a domain is one word");
     }
     if attach.publish.len() > PUBLISHED_MAX {
         return bad("publish", "256 ports of one workload are the limit");

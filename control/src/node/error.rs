@@ -7,7 +7,7 @@ use super::device::SlotError;
 use super::key_store::KeyStoreError;
 use crate::attach::AttachError;
 use crate::firewall::FirewallError;
-use crate::host::HostError;
+use crate::host::{HostError, ResolvConfError};
 use crate::ipam::{PoolError, ReleaseError, SubnetError};
 use crate::ipc::wire::{ErrorCode, Fault, Response};
 use crate::state::{MarkerError, Scope, StoreError};
@@ -214,6 +214,14 @@ pub enum NodeError {
         /// Why.
         source: HostError,
     },
+    /// A file in a container cannot be written.
+    #[error("overlay engine error: resolv.conf of {handle}: {source}")]
+    ResolvConf {
+        /// Which.
+        handle: String,
+        /// Why.
+        source: ResolvConfError,
+    },
     /// The links of a container cannot be made.
     #[error("overlay engine error: {0}")]
     Attach(Box<AttachError>),
@@ -294,6 +302,7 @@ impl NodeError {
             | Self::ConfigureHost { .. }
             | Self::Bridge { .. }
             | Self::Container { .. }
+            | Self::ResolvConf { .. }
             | Self::Attach(_)
             | Self::Fence(_)
             | Self::Forward(_)

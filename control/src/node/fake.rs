@@ -36,6 +36,8 @@ pub(crate) struct World {
     ghosts: BTreeMap<String, Link>,
     /// Ports that another program has.
     pub(crate) taken_ports: Vec<u16>,
+    /// The `resolv.conf` of containers, by their processes.
+    pub(crate) resolv_confs: BTreeMap<u32, String>,
     /// Name of the host call to fail, and how many calls of that name to let through first.
     pub(crate) fail: Option<(&'static str, usize)>,
     /// Handshakes to report.

@@ -9,7 +9,7 @@ use crate::attach::{AttachError, HostEnd, Marked, Plan};
 use crate::firewall::double::Judge;
 use crate::firewall::{Change, Desired, Drops, FirewallError, Health};
 use crate::host::sysctl::Ledger;
-use crate::host::{HostError, Netns};
+use crate::host::{HostError, Netns, ProcessId, ResolvConfError};
 use ipnet::IpNet;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -165,6 +165,15 @@ impl Host for Lab {
             Ok(())
         })
         .await
+    }
+
+    async fn write_resolv_conf(&self, process: ProcessId, text: String) -> Result<(), ResolvConfError> {
+        let write = |world: &mut World| {
+            world.resolv_confs.insert(process.pid, text);
+            Ok::<_, HostError>(())
+        };
+        let refused = |error| ResolvConfError::System { action: "write it", source: std::io::Error::other(error) };
+        self.call("write_resolv_conf", "", write).await.map_err(refused)
     }
 
     async fn detach(&self, owner: &str, links: &[String]) -> Result<(), HostError> {

@@ -6,7 +6,7 @@
 use crate::attach::{AttachError, Marked, Plan};
 use crate::firewall::{Change, Desired, Drops, FirewallError, Health};
 use crate::host::sysctl::Ledger;
-use crate::host::{HostError, Netns};
+use crate::host::{HostError, Netns, ProcessId, ResolvConfError};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
@@ -51,6 +51,13 @@ pub trait Host: Send + Sync + 'static {
 
     /// Attaches a container, or verifies and repairs what stands of the plan.
     fn attach(&self, plan: &Plan, netns: &Netns) -> impl Future<Output = Result<(), AttachError>> + Send;
+
+    /// Writes the `/etc/resolv.conf` of the container whose process this is.
+    fn write_resolv_conf(
+        &self,
+        process: ProcessId,
+        text: String,
+    ) -> impl Future<Output = Result<(), ResolvConfError>> + Send;
 
     /// Removes the links called `links` that belong to `owner`.
     fn detach(&self, owner: &str, links: &[String]) -> impl Future<Output = Result<(), HostError>> + Send;

@@ -4,14 +4,19 @@ use super::Host;
 use crate::attach::{AttachError, Attacher, BridgePlan, HostEnd, Marked, Plan, wiring};
 use crate::firewall::{Change, Desired, Drops, Firewall, FirewallError, Health};
 use crate::host::sysctl::{Ledger, Purpose, settle};
-use crate::host::{HostError, LinkKind, Mark, Netlink, Netns, RouteInfo};
+use crate::host::{HostError, LinkKind, Mark, Netlink, Netns, ProcessId, ResolvConfError, RouteInfo, resolv_conf};
 use ipnet::IpNet;
 use siphasher::sip::SipHasher13;
 use std::hash::Hasher;
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// What a file in a container gets to be written.
+const FILE_TIME: Duration = Duration::from_secs(5);
 
 /// The network of the namespace it was opened in.
 #[derive(Clone, Debug)]
@@ -135,6 +140,15 @@ impl Host for KernelHost {
             settle_or_complain(&link.host_name, purpose);
         }
         Ok(())
+    }
+
+    async fn write_resolv_conf(&self, process: ProcessId, text: String) -> Result<(), ResolvConfError> {
+        let write = tokio::task::spawn_blocking(move || resolv_conf::write(process, &text));
+        // Its file system may be one that never answers.
+        match tokio::time::timeout(FILE_TIME, write).await {
+            Ok(Ok(written)) => written,
+            _ => Err(ResolvConfError::System { action: "write it", source: ErrorKind::TimedOut.into() }),
+        }
     }
 
     async fn detach(&self, owner: &str, links: &[String]) -> Result<(), HostError> {

@@ -231,6 +231,8 @@ fn what_cannot_be_attached_leaves_nothing() {
             ("addresses", json!(["10.9.9.9"])),
             ("publish", json!([{"host_port": 0, "container_port": 80}])),
             ("netns", json!("/nowhere")),
+            // It has the files of the host.
+            ("resolv_conf", json!(true)),
         ] {
             a.refused(attach(&container, "web", json!({field: value})));
         }

@@ -8,6 +8,7 @@ use ginnel_control::lab::container::Container;
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RData, RecordType};
 use serde_json::{Value, json};
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
@@ -71,6 +72,28 @@ fn gateway(node: &mut Node, service: &str) -> IpAddr {
 fn condition(node: &mut Node, code: &str) -> Option<Value> {
     let health = node.answered(json!({"op": "health"}));
     health["conditions"].as_array().unwrap().iter().find(|found| found["code"] == code).cloned()
+}
+
+#[test]
+fn a_container_has_its_resolver_set_on_request() {
+    in_private_machine(|| {
+        let mut world = World::build();
+        world.a.service("web", "auto");
+        let root = world.a.scratch("root");
+        fs::create_dir(root.join("etc")).unwrap();
+        let container = Container::start_rooted(&root).unwrap();
+        let read = || fs::read_to_string(root.join("etc/resolv.conf"));
+        world.a.attach(&container, "web", json!({"dns_domain": "lab"}));
+        assert!(read().is_err());
+        let ip = world.a.attach(&container, "web", json!({"dns_domain": "lab", "resolv_conf": true}));
+        let text = read().unwrap();
+        let gateway = gateway(&mut world.a, "web");
+        assert!(text.ends_with(&format!("\nnameserver {gateway}\nsearch lab\n")), "{text}");
+        assert_eq!(asked(container.netns(), gateway, "web.lab."), Some(Ok(vec![ip])));
+        // It is the container's when that is detached.
+        world.a.detach(&container);
+        assert_eq!(read().unwrap(), text);
+    });
 }
 
 #[test]

@@ -70,6 +70,13 @@ impl Node {
         (self.child, self.wire) = launch(&self.netns, &self.dir);
     }
 
+    /// A directory beside what the daemon has.
+    pub fn scratch(&self, name: &str) -> PathBuf {
+        let path = self.dir.join(name);
+        fs::create_dir(&path).unwrap();
+        path
+    }
+
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.join("log")).unwrap_or_default()
     }

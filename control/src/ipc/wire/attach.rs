@@ -129,6 +129,9 @@ pub struct AttachContainer {
     /// Ports of the host that lead to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub publish: Vec<PublishedPort>,
+    /// Write its `/etc/resolv.conf`: `dns_server` or, without it, our name server, and `dns_domain`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub resolv_conf: bool,
 }
 
 impl AttachContainer {
@@ -148,6 +151,7 @@ impl AttachContainer {
             netns_fd: false,
             addresses: Vec::new(),
             publish: Vec::new(),
+            resolv_conf: false,
         }
     }
 }

@@ -8,8 +8,20 @@ use serde::{Deserialize, Serialize};
 pub const PROTOCOL_VERSION: u32 = 1;
 
 /// What this daemon can do beyond the published contract. A client that finds a name here may use what it stands for.
-pub const FEATURES: &[&str] =
-    &["bulk", "descriptors", "error_codes", "events", "gc", "health", "list", "networks", "owners", "roles", "sync"];
+pub const FEATURES: &[&str] = &[
+    "bulk",
+    "descriptors",
+    "error_codes",
+    "events",
+    "gc",
+    "health",
+    "list",
+    "networks",
+    "owners",
+    "resolv_conf",
+    "roles",
+    "sync",
+];
 
 /// The answer to `hello`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -39,9 +39,7 @@ const GUEST: &str = r#"{"platform":"guest_managed","id":"vm"}"#;
 const SHARED: &str = r#"{"platform":"host_shared","id":"agent"}"#;
 
 fn attach(handle: &str, service: &str, more: &str) -> Request {
-    ask(&format!(
-        r#""op":"attach_container","handle":{handle},"service":"{service}","join_global":true,"dns_server":null{more}"#
-    ))
+    ask(&format!(r#""op":"attach_container","handle":{handle},"service":"{service}","join_global":true{more}"#))
 }
 
 fn detach(handle: &str) -> Request {
@@ -79,10 +77,13 @@ impl Daemon {
 /// Every kind of workload, with all that can be asked for it.
 fn kinds(container: &Sleeper) -> Vec<(&'static str, String, &'static str, &'static str)> {
     let here = r#"{"platform":"linux_netns","id":"here"}"#.to_owned();
-    let all = r#","dns_domain":"lab","publish":[{"host_port":8080,"container_port":80}],"owner":null"#;
+    let all =
+        r#","dns_server":null,"dns_domain":"lab","publish":[{"host_port":8080,"container_port":80}],"owner":null"#;
+    let resolving = r#","resolv_conf":true,"dns_server":"10.9.9.9","dns_domain":"lab""#;
     let fenced = r#","isolation_network":"red""#;
     vec![
         ("a container", container.handle(), "web", all),
+        ("a container whose resolver is set", container.handle(), "web", resolving),
         ("a fenced container", container.handle(), "job", fenced),
         ("a container of a dedicated service", container.handle(), "pay", all),
         ("a namespace", here, "web", r#","netns":"/proc/self/ns/net""#),
@@ -222,6 +223,34 @@ async fn the_address_of_a_program_of_the_host_comes_back_with_the_interface() {
         .await;
     until("its addresses are", async || kernel(&daemon.lab).len() > 1 && addresses(&daemon).len() == 2).await;
     daemon.check();
+}
+
+#[tokio::test]
+async fn a_resolver_is_set_on_request_only_and_where_there_is_one() {
+    let daemon = Daemon::with_services().await;
+    let container = Sleeper::start();
+    let handle = container.handle();
+    let text = || daemon.lab.world().resolv_confs.get(&container.0.id()).cloned();
+    daemon.told(attach(&handle, "web", r#","dns_server":"10.9.9.9","dns_domain":"lab""#)).await.unwrap();
+    assert_eq!(text(), None);
+    // A repeat that asks for it is enough.
+    let asking = r#","resolv_conf":true,"dns_server":"10.9.9.9","dns_domain":"lab""#;
+    daemon.told(attach(&handle, "web", asking)).await.unwrap();
+    let written = text().unwrap();
+    assert!(written.ends_with("\nnameserver 10.9.9.9\nsearch lab\n"), "{written}");
+    daemon.told(detach(&handle)).await.unwrap();
+    let refusals = [
+        // This node has no name server.
+        (handle.as_str(), r#","resolv_conf":true"#, "name one as dns_server"),
+        (GUEST, asking, "attach it by linux_pid"),
+        (&handle, r#","resolv_conf":true,"dns_server":"10.9.9.9","dns_domain":"lab\noptions x""#, "one word"),
+    ];
+    let before = (disk(&daemon.node), kernel(&daemon.lab));
+    for (handle, more, why) in refusals {
+        let fault = daemon.told(attach(handle, "web", more)).await.unwrap_err();
+        assert!(fault.message.contains(why), "{}", fault.message);
+        assert_eq!((disk(&daemon.node), kernel(&daemon.lab)), before);
+    }
 }
 
 #[tokio::test]
