@@ -1,8 +1,9 @@
 //! The process: what it is started with, what it holds while it runs, and how it ends.
 //!
 //! Order of the start: flags, configuration file, rights given up, heap, log, state directory and its lock, runtime,
-//! signals, netlink, socket, and then everything that was up before. The socket is made before that, so that a second daemon stops before it touches
-//! anything; whoever connects is served once all is up. Then the service manager is told, if one waits.
+//! signals, netlink, socket, and then everything that was up before. The socket is made before that, so that a second
+//! daemon stops before it touches anything; whoever connects is served once all is up. Then the service manager is told,
+//! if one waits.
 //!
 //! The end is the same for SIGTERM, SIGINT and the `shutdown` request: no new requests, take everything down, exit 0. A
 //! signal leaves on disk what the next start makes again, the request does not. Taking down has a deadline, after which
