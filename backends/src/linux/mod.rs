@@ -12,7 +12,9 @@ pub mod udp;
 pub mod wait;
 
 pub use clock::Clock;
-pub use sys::{Capabilities, capabilities, drop_from_bound, keep_heap_small, open_pidfd, set_capabilities};
+pub use sys::{
+    Capabilities, capabilities, drop_from_bound, give_heap_back, keep_heap_small, open_pidfd, set_capabilities,
+};
 
 use crate::backend::{Backend, Interface};
 use crate::device::DeviceError;

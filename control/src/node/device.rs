@@ -5,6 +5,7 @@
 //! that once a device is closed nobody still holds it.
 
 use ginnel_backends::device::{DeviceError, DeviceOptions, DeviceState};
+use ginnel_backends::linux::give_heap_back;
 use ginnel_engine::command::DeviceUpdate;
 use ginnel_engine::event::Event;
 use std::sync::mpsc::Receiver;
@@ -104,6 +105,8 @@ impl DeviceSlot {
         let closed = off_thread(move || {
             let device = slot.0.write().unwrap_or_else(PoisonError::into_inner).take();
             drop(device);
+            // The buffers of its workers were most of it.
+            give_heap_back();
         });
         if closed.await.is_err() {
             tracing::error!("a device did not stop in time; its interface goes with the process at the latest");

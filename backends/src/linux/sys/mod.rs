@@ -24,7 +24,7 @@ mod message;
 mod process;
 mod rights;
 
-pub use heap::keep_heap_small;
+pub use heap::{give_heap_back, keep_heap_small};
 pub use interface::{LinkSetting, attach_tun, link_mtu, set_link, set_tun_offloads, set_vnet_header_bytes};
 pub use local::{DESCRIPTORS_MAX, Received, peer_groups, receive, take_inherited};
 pub use message::{Arrived, MESSAGES_MAX, Parcel, Receiver, Sender};
