@@ -350,12 +350,11 @@ fn new_key() -> PrivateKey {
 
 fn start_ours(options: &PartyOptions, node: &Node, interface: &str) -> Body {
     let device_options = DeviceOptions {
-        name: interface.into(),
         mtu: options.mtu,
         workers: options.workers,
-        pinned: false,
         offloads_off: options.offloads_off.clone(),
         seccomp: options.seccomp,
+        ..DeviceOptions::new(interface)
     };
     // The threads of device and server stay in the namespace in which they are started.
     let start = || {

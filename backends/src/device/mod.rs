@@ -53,6 +53,20 @@ pub struct DeviceOptions {
     pub seccomp: bool,
 }
 
+impl DeviceOptions {
+    /// An interface for paths of 1500 bytes, with a worker for each core and every offload the kernel has.
+    ///
+    /// ```no_run
+    /// # use ginnel_backends::device::{Device, DeviceError, DeviceOptions};
+    /// let device = Device::open(&DeviceOptions { workers: 1, ..DeviceOptions::new("wg0") })?;
+    /// # Ok::<(), DeviceError>(())
+    /// ```
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self { name: name.to_owned(), mtu: 1420, workers: 0, pinned: false, offloads_off: Vec::new(), seccomp: false }
+    }
+}
+
 /// Why a device could not be made or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {

@@ -12,14 +12,7 @@ use std::sync::mpsc::channel;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let name = std::env::args().nth(1).ok_or("usage: null-device IFACE")?;
-    let options = DeviceOptions {
-        name: name.clone(),
-        mtu: 1420,
-        workers: 0,
-        pinned: false,
-        offloads_off: Vec::new(),
-        seccomp: false,
-    };
+    let options = DeviceOptions::new(&name);
     let device = Arc::new(Device::open_on::<Null, _>(Linux, &options)?);
     let (lost, wait) = channel();
     let server = UapiServer::start(Path::new(DIRECTORY), &name, Arc::clone(&device), move || {

@@ -270,14 +270,7 @@ struct Party {
 
 impl Party {
     fn open(node: &Node, arguments: &Arguments) -> Outcome<Self> {
-        let options = DeviceOptions {
-            name: "storm0".into(),
-            mtu: MTU,
-            workers: arguments.workers,
-            pinned: false,
-            offloads_off: Vec::new(),
-            seccomp: false,
-        };
+        let options = DeviceOptions { mtu: MTU, workers: arguments.workers, ..DeviceOptions::new("storm0") };
         let before = worker_threads()?;
         let device = node.netns.run_in(|| Device::open(&options))??;
         let workers = worker_threads()?.into_iter().filter(|thread| !before.contains(thread)).collect();

@@ -152,12 +152,11 @@ fn run_with<D: BareDevice>(
 impl DeviceArgs {
     fn options(&self) -> DeviceOptions {
         DeviceOptions {
-            name: self.interface.clone(),
             mtu: self.mtu,
             workers: self.workers,
-            pinned: false,
             offloads_off: self.offload_off.clone(),
             seccomp: self.seccomp,
+            ..DeviceOptions::new(&self.interface)
         }
     }
 }

@@ -10,7 +10,7 @@ use super::error::NodeError;
 use super::host::Host;
 use crate::ipam::{AddressBook, Lease as IpamLease, Place, ReleaseError};
 use crate::ipc::wire::{Event, LeaseState};
-use crate::state::{Bridge, Lease, Pending, Service, Transaction};
+use crate::state::{Lease, Pending, Transaction};
 use std::net::IpAddr;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -61,11 +61,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
                 return Ok(ip);
             }
         }
-        let subnet = self.kit.store.read(|tables| {
-            let service = tables.find::<Service>(service)?;
-            tables.find::<Bridge>(&service.bridge).map(|bridge| bridge.subnet)
-        });
-        let place = subnet.map_or(Place::Node, Place::Subnet);
+        let place = self.bridge_of(service).map_or(Place::Node, |bridge| Place::Subnet(bridge.subnet));
         self.lease(place, holder).await
     }
 

@@ -15,7 +15,7 @@ use super::addresses::now_ms;
 use super::device::DeviceMaker;
 use super::dispatch::Node;
 use super::error::NodeError;
-use super::fence::has_links;
+use super::fence::{DNS_PORT, has_links};
 use super::host::Host;
 use super::names::name_of;
 use super::networks::check_name;
@@ -36,9 +36,6 @@ const ATTACHMENTS_MAX: usize = 16_384;
 
 /// Longest id a client gives a workload, so that it fits the mark of a link beside the names of instance and link.
 const ID_BYTES_MAX: usize = 128;
-
-/// The only port that resolv.conf(5) knows.
-const DNS_PORT: u16 = 53;
 
 /// Ports of the host that lead to one workload.
 const PUBLISHED_MAX: usize = 256;
@@ -385,13 +382,13 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         written.map_err(|source| NodeError::ResolvConf { handle: attachment.handle.key(), source })
     }
 
-    /// Where the workloads of a service find our name server.
+    /// Where the workloads of a service find our name server: at the only port that resolv.conf(5) knows.
     fn name_server_for(&self, service: &str) -> Option<IpAddr> {
         self.naming.as_ref().filter(|naming| naming.port() == DNS_PORT)?;
         self.bridge_of(service).map(|bridge| bridge.gateway)
     }
 
-    fn bridge_of(&self, service: &str) -> Option<Bridge> {
+    pub(super) fn bridge_of(&self, service: &str) -> Option<Bridge> {
         let service = self.kit.store.find::<Service>(service)?;
         self.kit.store.find::<Bridge>(&service.bridge)
     }

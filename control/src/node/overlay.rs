@@ -179,12 +179,11 @@ impl<M: DeviceMaker, H: Host> Overlay<M, H> {
         let private_key = lost.and_then(Lost::private_key).unwrap_or_else(|| plan.private_key.clone());
         let public_key = private_key.public();
         let options = DeviceOptions {
-            name: plan.interface.clone(),
             mtu: self.kit.size.mtu(),
             workers: self.kit.tuning.workers,
-            pinned: false,
             offloads_off: self.kit.tuning.offloads_off.clone(),
             seccomp: self.kit.tuning.seccomp,
+            ..DeviceOptions::new(&plan.interface)
         };
         let device = DeviceSlot::open(self.kit.maker.clone(), options).await;
         let device = device.map_err(|source| NodeError::Create { scope: self.scope.clone(), source })?;

@@ -84,14 +84,7 @@ fn networks(number: usize) -> [String; 2] {
 }
 
 fn open_tunnel(node: &Host, mtu: u32, key: &PrivateKey, port: u16) -> Device {
-    let options = DeviceOptions {
-        name: "tunnel".into(),
-        mtu: u16::try_from(mtu).unwrap(),
-        workers: 1,
-        pinned: false,
-        offloads_off: Vec::new(),
-        seccomp: false,
-    };
+    let options = DeviceOptions { mtu: u16::try_from(mtu).unwrap(), workers: 1, ..DeviceOptions::new("tunnel") };
     let private_key = Some(PrivateKeyUpdate::Set(key.clone()));
     let update = DeviceUpdate { private_key, listen_port: Some(port), ..DeviceUpdate::default() };
     let open = || Device::open(&options).and_then(|device| device.apply(update).map(|()| device));
