@@ -184,6 +184,7 @@ impl Layout {
                 Ipv6Addr::new(0xfd01, 0, 0, 0, 0, 0, 1, number).into(),
             ],
             node: node().to_vec(),
+            node_is_up: true,
             cluster: vec![IpNet::new_assert(node()[0], 8), IpNet::new_assert(node()[1], 16)],
             mtu: 1420,
         };

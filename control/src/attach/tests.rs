@@ -104,6 +104,7 @@ fn plan() -> Plan {
         host_name: "veth-77-g".into(),
         addresses: vec![ip("10.200.1.2"), ip("fd00:1::2")],
         node: vec![ip("10.200.1.1"), ip("fd00:1::1")],
+        node_is_up: true,
         cluster: vec![net("10.200.0.0/16"), net("fd00::/16")],
         mtu: 1420,
     };

@@ -62,6 +62,9 @@ pub struct GlobalLink {
     pub addresses: Vec<IpAddr>,
     /// Addresses of the node, one for each family of `addresses`.
     pub node: Vec<IpAddr>,
+    /// Whether the node has them at the moment: the kernel takes routes with a source only while it has that address, and
+    /// drops them with it.
+    pub node_is_up: bool,
     /// What is to be reached through it, of either family.
     pub cluster: Vec<IpNet>,
     /// MTU of the network in bytes.
@@ -189,8 +192,9 @@ impl GlobalLink {
             routes.extend(self.cluster.iter().filter_map(|prefix| through_node(*prefix)));
             rules.extend(self.addresses.iter().map(|address| from(*address, TABLE_GLOBAL)));
         }
+        let source = |v4| node(v4).filter(|_| self.node_is_up);
         let host_route =
-            |address: &IpAddr| RoutePlan { source: node(address.is_ipv4()), ..RoutePlan::new((*address).into()) };
+            |address: &IpAddr| RoutePlan { source: source(address.is_ipv4()), ..RoutePlan::new((*address).into()) };
         LinkPlan {
             host_name: self.host_name.clone(),
             host: HostEnd::Routed { routes: self.addresses.iter().map(host_route).collect() },
@@ -247,6 +251,7 @@ mod tests {
             host_name: FoundBy::Pid(77).global_name(),
             addresses: vec![ip("10.200.1.2")],
             node: vec![ip("10.200.1.1"), ip("fd00:1::1")],
+            node_is_up: true,
             cluster: vec![net("10.200.0.0/16"), net("fd00::/16")],
             mtu: 1420,
         }

@@ -230,7 +230,18 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
 
     /// Has every container be what it is to be now, those left out that have ended and will be let go.
     pub(super) async fn wire_all_again(&self) {
-        for known in self.kit.store.all::<Attachment>().into_iter().filter(|known| has_links(&known.handle)) {
+        self.wire_again(|_| true).await;
+    }
+
+    /// Has containers on the global overlay be what they are to be with a new device: routes to them went with the former,
+    /// whose address was their source.
+    pub(super) async fn wire_to_global_again(&self) {
+        self.wire_again(|known| known.global_ip.is_some()).await;
+    }
+
+    async fn wire_again(&self, which: impl Fn(&Attachment) -> bool) {
+        let all = self.kit.store.all::<Attachment>();
+        for known in all.into_iter().filter(|known| has_links(&known.handle) && which(known)) {
             let _turn = self.workload_orders.turn(&known.handle.key()).await;
             let _stays = self.orders.share(&known.service).await;
             if self.kit.store.find::<Attachment>(&Attachment::id_of(&known.handle)).as_ref() != Some(&known) {
@@ -407,11 +418,13 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             gateways: vec![bridge.gateway],
             mtu: self.kit.size.mtu().into(),
         };
-        let node = self.overlay.live().map(|live| live.plan.address.addr());
+        let live = self.overlay.live().map(|live| live.plan.address.addr());
+        let node = live.or_else(|| self.cluster().node_ip());
         let global = attachment.global_ip.zip(node).map(|(ip, node)| GlobalLink {
             host_name: found.by.global_name(),
             addresses: vec![ip],
             node: vec![node],
+            node_is_up: live.is_some(),
             cluster: vec![self.cluster().cluster],
             mtu: self.kit.size.mtu().into(),
         });

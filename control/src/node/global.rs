@@ -7,10 +7,12 @@ use super::error::NodeError;
 use super::host::Host;
 use super::overlay::DevicePlan;
 use super::routes::RoutePlan;
+use crate::ipam::first_behind_base;
 use crate::ipc::wire::SetupGlobalOverlay;
 use crate::state::{GlobalOverlay, Transaction};
 use ginnel_engine::key::PrivateKey;
 use ipnet::IpNet;
+use std::net::IpAddr;
 use std::sync::PoisonError;
 
 /// What `status` shows of a cluster: that of the last setup that succeeded.
@@ -18,6 +20,13 @@ use std::sync::PoisonError;
 pub(super) struct Cluster {
     pub(super) cluster: IpNet,
     pub(super) slice: Option<IpNet>,
+}
+
+impl Cluster {
+    /// Address of the node in it, whether the overlay is up or not.
+    pub(super) fn node_ip(&self) -> Option<IpAddr> {
+        first_behind_base(self.slice.unwrap_or(self.cluster))
+    }
 }
 
 impl<M: DeviceMaker, H: Host> Node<M, H> {
@@ -37,6 +46,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         if former.as_ref() != Some(&record) {
             stored = self.kit.commit(Transaction::new().put(record.clone())).await;
         }
+        let former_device = self.overlay.live().map(|live| live.device);
         let brought = match stored {
             Ok(()) => self.overlay.bring(&mut turn, plan.device(private_key)).await,
             Err(error) => Err(error),
@@ -51,6 +61,8 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
                 if (was.cluster, was.slice) != (plan.cluster, plan.slice) {
                     // Containers reach the cluster by the address of the node.
                     self.wire_all_again().await;
+                } else if !former_device.is_some_and(|device| self.overlay.has_device(&device)) {
+                    self.wire_to_global_again().await;
                 }
                 if was.cluster != plan.cluster {
                     self.follow_cluster().await;

@@ -34,7 +34,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
-use tokio::sync::RwLockReadGuard;
+use tokio::sync::{RwLockReadGuard, watch};
 use tokio::task::JoinSet;
 
 /// How often addresses that have rested are forgotten. They may be used again before; this is for the size of the journal.
@@ -124,9 +124,10 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         node.read_marker().await;
         node.claim_ports();
         node.load_names();
+        let returned = node.overlay.returned.subscribe();
         node.restore().await;
         node.look_at_paths().await;
-        node.start_tidying();
+        node.start_tidying(returned);
         Ok(node)
     }
 
@@ -223,7 +224,15 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         self.check_advertised();
     }
 
-    fn start_tidying(self: &Arc<Self>) {
+    fn start_tidying(self: &Arc<Self>, mut returned: watch::Receiver<()>) {
+        let node = Arc::downgrade(self);
+        tokio::spawn(async move {
+            while returned.changed().await.is_ok() {
+                let Some(node) = node.upgrade() else { return };
+                let Ok(_gate) = node.enter().await else { return };
+                node.wire_to_global_again().await;
+            }
+        });
         let node = Arc::downgrade(self);
         tokio::spawn(async move {
             let mut heals = 0;

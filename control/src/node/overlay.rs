@@ -33,6 +33,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use tokio::sync::watch;
 
 /// A device as it is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +60,8 @@ pub struct Overlay<M, H> {
     pub(super) care: Care,
     /// Peers that are gone but for the device.
     dismissed: Mutex<BTreeSet<PublicKey>>,
+    /// Told when a device that was lost is there again.
+    pub(super) returned: watch::Sender<()>,
     stopping: AtomicBool,
 }
 
@@ -93,6 +96,7 @@ impl<M: DeviceMaker, H: Host> Overlay<M, H> {
             peers: Mutex::new(PeerBook::restore(records.into_iter())),
             care: Care::default(),
             dismissed: Mutex::default(),
+            returned: watch::Sender::default(),
             stopping: AtomicBool::new(false),
         });
         overlay.start_care();
@@ -135,10 +139,10 @@ impl<M: DeviceMaker, H: Host> Overlay<M, H> {
             }
         };
         let interface = live.interface.clone();
-        let came_up = self.live().is_none_or(|former| !Arc::ptr_eq(&former.device, &live.device));
+        let came_up = !self.has_device(&live.device);
         self.note_live(Some(live));
         if came_up {
-            self.kit.events.publish(Event::OverlayUp { scope: self.peer_scope(), interface: interface.clone() });
+            self.tell_up(interface.clone());
         }
         Ok(interface)
     }
@@ -164,6 +168,11 @@ impl<M: DeviceMaker, H: Host> Overlay<M, H> {
 
     pub(super) fn live(&self) -> Option<Live> {
         self.live.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether it is up with this very device.
+    pub(super) fn has_device(&self, device: &Arc<DeviceSlot>) -> bool {
+        self.live().is_some_and(|live| Arc::ptr_eq(&live.device, device))
     }
 
     pub(super) fn peers(&self) -> MutexGuard<'_, PeerBook> {
@@ -298,6 +307,11 @@ impl<M: DeviceMaker, H: Host> Overlay<M, H> {
             tracing::info!(scope = %self.scope, interface = %live.interface, "an overlay is down");
             self.tell_down(live.interface);
         }
+    }
+
+    /// Tells that there is a device.
+    pub(super) fn tell_up(&self, interface: String) {
+        self.kit.events.publish(Event::OverlayUp { scope: self.peer_scope(), interface });
     }
 
     /// Tells that there is no device any more.

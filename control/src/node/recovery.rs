@@ -183,7 +183,10 @@ impl<M: DeviceMaker, H: Host> Overlay<M, H> {
             Ok(live) => {
                 turn.lost = None;
                 self.watch(&live);
+                let interface = live.interface.clone();
                 self.note_live(Some(live));
+                self.tell_up(interface);
+                self.returned.send_replace(());
                 None
             }
             Err(error) => {

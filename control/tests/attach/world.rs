@@ -107,6 +107,7 @@ pub fn global(container: &Container, addresses: &[&str], node: &[&str], cluster:
         host_name: format!("veth-{}-g", container.pid()),
         addresses: addresses.iter().map(|address| ip(address)).collect(),
         node: node.iter().map(|address| ip(address)).collect(),
+        node_is_up: true,
         cluster: cluster.iter().map(|prefix| net(prefix)).collect(),
         mtu: 1420,
     }

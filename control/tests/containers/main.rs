@@ -278,6 +278,32 @@ fn containers_outlive_the_daemon() {
     });
 }
 
+/// The interface of the overlay can be removed by anybody with the rights, and the kernel drops the routes to containers
+/// with its address. They come back with it.
+#[test]
+fn containers_of_the_global_overlay_outlive_its_interface() {
+    in_private_machine(|| {
+        let mut world = World::build();
+        world.a.service("web", "auto");
+        world.introduce();
+        let container = Container::start().unwrap();
+        world.a.attach(&container, "web", json!({"join_global": true}));
+        let ip = world.a.list("attachments")[0]["addresses"][1].as_str().unwrap().parse().unwrap();
+        let (here, there) = (world.a.end("10.200.5.1"), world.b.end("10.200.9.1"));
+        let near = container.end(ip);
+        let index = || world.a.netns.configure(async |netlink| netlink.find_link("zl-prod-a-g").await);
+        for _ in 0..2 {
+            arrives(&here, &near);
+            arrives(&there, &near);
+            arrives(&near, &there);
+            let former = index().unwrap().unwrap().index;
+            world.a.netns.configure(async |netlink| netlink.delete_link(former).await).unwrap();
+            until("there is another", || index().unwrap().is_some_and(|link| link.index != former && link.up));
+        }
+        arrives(&there, &near);
+    });
+}
+
 /// A port of the host leads to a container, from outside, from the node and from other containers.
 #[test]
 fn published_ports_lead_to_their_container() {

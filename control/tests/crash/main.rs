@@ -105,6 +105,7 @@ impl Campaign {
             let (mut daemon, mut wire) = self.start(&mut kills);
             for _ in 0..self.rng.random_range(0..OPERATIONS_MAX) {
                 let operation = self.draw();
+                println!("{}", operation.request());
                 let answer = wire.ask(&operation.request());
                 self.world = self.world.answered(&operation, &answer);
             }
@@ -145,12 +146,14 @@ impl Campaign {
             std::thread::sleep(START_TIME.mul_f64(self.rng.random()));
             daemon.signal(Signal::SIGKILL);
             daemon.end();
+            println!("killed at a start");
             *kills += 1;
         }
         if self.rng.random_bool(0.2) {
             // One ends while nobody watches.
             let number = self.rng.random_range(0..CONTAINERS);
             let ended = std::mem::replace(&mut self.containers[number], Container::start().unwrap());
+            println!("the container {} ended", ended.pid());
             self.world = self.world.ended(&format!("linux_pid:{}", ended.pid()));
         }
         let daemon = Daemon::start(&self.program, &[]);
@@ -166,6 +169,7 @@ impl Campaign {
     }
 
     fn kill_during(&mut self, mut daemon: Daemon, wire: &mut Wire, operation: &Operation) {
+        println!("killed during {}", operation.request());
         wire.send_request(&operation.request());
         std::thread::sleep(OPERATION_TIME.mul_f64(self.rng.random::<f64>().powi(4)));
         daemon.signal(Signal::SIGKILL);
@@ -184,6 +188,7 @@ impl Campaign {
     }
 
     fn terminate(&mut self, mut daemon: Daemon) {
+        println!("told to end");
         daemon.signal(Signal::SIGTERM);
         assert!(daemon.end().0.success());
         until("nothing of ours is left", || kernel::links_of_ours().is_empty());

@@ -3,10 +3,11 @@
 
 use super::image::{check_leases, check_names_and_guests, disk, kernel, wanted};
 use super::*;
+use crate::attach::HostEnd;
 use crate::ipc::server::{Handler, Order};
 use crate::ipc::wire::Fault;
 use crate::node::fake::Trouble;
-use crate::state::{Attachment, Lease, Peer};
+use crate::state::{Attachment, GlobalOverlay, Lease, Peer, Transaction};
 use std::process::{Child, Command, Stdio};
 
 /// A process that stands for a container.
@@ -134,6 +135,37 @@ async fn whatever_fails_on_the_way_leaves_nothing_behind_and_a_repeat_succeeds()
             }
         }
     }
+}
+
+/// The kernel drops routes whose source is an address that went, and takes none from an address that is not there.
+#[tokio::test]
+async fn a_container_on_the_global_overlay_keeps_its_link_while_that_is_down_and_has_its_route_when_it_is_back() {
+    let daemon = Daemon::with_services().await;
+    let container = Sleeper::start();
+    daemon.told(attach(&container.handle(), "web", "")).await.unwrap();
+    let sources = |daemon: &Daemon| -> Vec<_> {
+        let world = daemon.lab.world();
+        let routes = world.veths.values().filter_map(|(_, link)| match &link.host {
+            HostEnd::Routed { routes } => Some(routes.iter().map(|route| route.source.is_some())),
+            HostEnd::Port { .. } => None,
+        });
+        routes.flatten().collect()
+    };
+    assert_eq!(sources(&daemon), [true]);
+    // As a teardown leaves it that was killed before it came to the services.
+    let record = daemon.node.kit.store.find::<GlobalOverlay>("").unwrap();
+    daemon.node.kit.commit(Transaction::new().put(GlobalOverlay { up: false, ..record })).await.unwrap();
+    let daemon = daemon.kill_and_restart().await;
+    daemon.check();
+    assert_eq!(sources(&daemon), [false]);
+    daemon.told(usual()).await.unwrap();
+    daemon.check();
+    assert_eq!(sources(&daemon), [true]);
+    // One that comes back by itself brings the route with it.
+    daemon.lab.world().calls.clear();
+    daemon.lab.delete_link(NAME);
+    until("it is wired again", async || daemon.lab.world().calls.iter().any(|call| call.starts_with("attach"))).await;
+    assert_eq!(sources(&daemon), [true]);
 }
 
 #[tokio::test]
