@@ -43,6 +43,9 @@ pub struct DeviceOptions {
     pub name: String,
     /// Its MTU at start. The device follows later changes by itself.
     pub mtu: u16,
+    /// UDP port at start, 0 for one the kernel chooses. Where it is known it belongs here: a port chosen meanwhile may be
+    /// one that another device is about to ask for.
+    pub listen_port: u16,
     /// Worker threads; 0 for one per core.
     pub workers: usize,
     /// Pin each worker to a core.
@@ -63,7 +66,15 @@ impl DeviceOptions {
     /// ```
     #[must_use]
     pub fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), mtu: 1420, workers: 0, pinned: false, offloads_off: Vec::new(), seccomp: false }
+        Self {
+            name: name.to_owned(),
+            mtu: 1420,
+            listen_port: 0,
+            workers: 0,
+            pinned: false,
+            offloads_off: Vec::new(),
+            seccomp: false,
+        }
     }
 }
 
@@ -236,7 +247,7 @@ impl Device {
         let count = if options.workers == 0 { cores.len() } else { options.workers }.min(WORKERS_MAX);
         let workers = u32::try_from(count).unwrap_or(1);
         let Interface { index, queues, steering } = backend.queues(&options.name, options.mtu, count, &offloads)?;
-        let links = backend.links(0, 0, count, &offloads)?;
+        let links = backend.links(options.listen_port, 0, count, &offloads)?;
         let sockets = Sockets::of(links.iter().map(B::socket).collect::<Result<_, _>>()?);
         let clock = Clock::start();
         let seed = draw_seed()?;

@@ -29,6 +29,9 @@ const FULL_WAIT_MS: u16 = 2;
 /// Waits of [`FULL_WAIT_MS`] for one train.
 const FULL_WAITS: u32 = 5;
 
+/// Ports the kernel is asked to choose until it is told that there is none.
+const CHOICES_MAX: u32 = 8;
+
 /// Merged datagrams that arrived without a word on how they were merged, until merging is turned off. One may be an
 /// accident; each costs a search.
 const UNCONTROLLED_MAX: u32 = 8;
@@ -88,14 +91,24 @@ impl<C: SocketCalls> UdpLink<C> {
         over: impl Fn(Messages) -> C,
     ) -> Result<Vec<Self>, DeviceError> {
         let bind = |port, shared| Self::bind(port, fwmark, shared, offloads, &over);
-        // The first one is bound without the right to share, so that nobody else's socket is shared by mistake.
-        let alone = bind(port, false)?;
         if count == 1 {
-            return Ok(vec![alone]);
+            return Ok(vec![bind(port, false)?]);
         }
-        let port = alone.port();
-        drop(alone);
-        let group: Vec<_> = (0..count).map(|_| bind(port, true)).collect::<Result<_, _>>()?;
+        let bind_all = || {
+            // The first one is bound without the right to share, so that nobody else's socket is shared by mistake.
+            let alone = bind(port, false)?;
+            let port = alone.port();
+            drop(alone);
+            (0..count).map(|_| bind(port, true)).collect::<Result<Vec<_>, _>>()
+        };
+        let mut group = bind_all();
+        // Between the two somebody else may take a port that the kernel chose.
+        for _ in 1..CHOICES_MAX {
+            if port == 0 && matches!(group, Err(DeviceError::PortTaken { .. })) {
+                group = bind_all();
+            }
+        }
+        let group = group?;
         if let (Some(first), Ok(count)) = (group.first(), u32::try_from(count)) {
             // Without it datagrams are spread by hash, which costs hand-overs and nothing else.
             if offloads.usable(Offload::LinkSteering) {

@@ -183,6 +183,16 @@ impl World {
         trouble
     }
 
+    /// The port that the device `name` gets.
+    fn bind(&self, name: &str, port: u16) -> Result<u16, DeviceError> {
+        let others = || self.links.iter().any(|(other, link)| link.port == port && other != name);
+        match port {
+            0 => Ok(CHOSEN_PORT),
+            port if self.taken_ports.contains(&port) || others() => Err(DeviceError::PortTaken { port }),
+            port => Ok(port),
+        }
+    }
+
     /// Somebody else removes a link.
     pub(super) fn remove_behind(&mut self, name: &str) {
         self.bridges.remove(name);
@@ -209,8 +219,9 @@ impl DeviceMaker for Lab {
             world.fail_made -= 1;
             return Err(DeviceError::Denied { action: "making a device" });
         }
+        let port = world.bind(&options.name, options.listen_port)?;
         let (sender, events) = sync_channel(64);
-        world.links.insert(options.name.clone(), Link { events: Some(sender), ..Link::default() });
+        world.links.insert(options.name.clone(), Link { events: Some(sender), port, ..Link::default() });
         let events = Mutex::new(Some(events));
         Ok(Box::new(FakeDevice { lab: self.clone(), options: options.clone(), events }))
     }
@@ -244,12 +255,7 @@ impl OverlayDevice for FakeDevice {
         if trouble == Some(Trouble::Removed) {
             world.remove_behind(&self.options.name);
         }
-        let others =
-            |port: &u16| world.links.iter().any(|(name, link)| link.port == *port && *name != self.options.name);
-        let taken = |port: &u16| *port != 0 && (world.taken_ports.contains(port) || others(port));
-        if let Some(port) = update.listen_port.filter(taken) {
-            return Err(DeviceError::PortTaken { port });
-        }
+        let port = update.listen_port.map(|port| world.bind(&self.options.name, port)).transpose()?;
         world.updates.push(update.clone());
         let link = world.links.get_mut(&self.options.name).ok_or(DeviceError::Stopped)?;
         match update.private_key {
@@ -257,11 +263,7 @@ impl OverlayDevice for FakeDevice {
             Some(PrivateKeyUpdate::Clear) => link.private_key = None,
             None => {}
         }
-        link.port = match update.listen_port {
-            Some(0) => CHOSEN_PORT,
-            Some(port) => port,
-            None => link.port,
-        };
+        link.port = port.unwrap_or(link.port);
         if update.replace_peers {
             link.peers.clear();
         }

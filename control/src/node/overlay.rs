@@ -24,7 +24,7 @@ use super::routes::{self, RoutePlan};
 use crate::host::HostError;
 use crate::ipc::wire::{AttachHandle, Event, PeerScope};
 use crate::state::{self, Attachment, Scope};
-use ginnel_backends::device::DeviceOptions;
+use ginnel_backends::device::{DeviceError, DeviceOptions};
 use ginnel_engine::command::{DeviceUpdate, PrivateKeyUpdate};
 use ginnel_engine::event::Event as DeviceEvent;
 use ginnel_engine::key::{PrivateKey, PublicKey};
@@ -189,13 +189,17 @@ impl<M: DeviceMaker, H: Host> Overlay<M, H> {
         let public_key = private_key.public();
         let options = DeviceOptions {
             mtu: self.kit.size.mtu(),
+            listen_port: lost.map_or(plan.port, |lost| lost.port(&plan)),
             workers: self.kit.tuning.workers,
             offloads_off: self.kit.tuning.offloads_off.clone(),
             seccomp: self.kit.tuning.seccomp,
             ..DeviceOptions::new(&plan.interface)
         };
         let device = DeviceSlot::open(self.kit.maker.clone(), options).await;
-        let device = device.map_err(|source| NodeError::Create { scope: self.scope.clone(), source })?;
+        let device = device.map_err(|source| match source {
+            SlotError::Device(DeviceError::PortTaken { .. }) => self.device_refused(source),
+            source => NodeError::Create { scope: self.scope.clone(), source },
+        })?;
         let interface = device.name().await.unwrap_or_else(|| plan.interface.clone());
         let (diverted, routes, needs_mending) = Default::default();
         let live = Live { plan, interface, public_key, device, diverted, routes, needs_mending };
@@ -215,10 +219,10 @@ impl<M: DeviceMaker, H: Host> Overlay<M, H> {
         }
         let update = DeviceUpdate {
             private_key: Some(PrivateKeyUpdate::Set(private_key)),
-            listen_port: Some(lost.map_or(live.plan.port, |lost| lost.port(&live.plan))),
             fwmark: lost.and_then(Lost::fwmark),
             replace_peers: true,
             peers,
+            ..DeviceUpdate::default()
         };
         live.device.apply(update).await.map_err(|error| self.device_refused(error))?;
         self.configure_host(live).await.map_err(|error| self.host_refused(error))

@@ -304,6 +304,24 @@ fn containers_of_the_global_overlay_outlive_its_interface() {
     });
 }
 
+/// No device has a port that another one is about to ask for, where the kernel chooses among few and all come up at once.
+#[test]
+fn devices_that_come_back_together_have_their_ports_at_once() {
+    in_private_machine(|| {
+        let mut world = World::build();
+        let range = "/proc/sys/net/ipv4/ip_local_port_range";
+        world.a.netns.run_in(|| std::fs::write(range, "51420 51427")).unwrap().unwrap();
+        for service in ["pay", "job", "db"] {
+            world.a.service(service, "dedicated");
+        }
+        for _ in 0..5 {
+            world.a.kill_and_restart();
+            assert_eq!(world.a.links().iter().filter(|link| link.starts_with("zl-prod-a-")).count(), 7);
+        }
+        assert!(!world.a.log().contains("in use"));
+    });
+}
+
 /// A port of the host leads to a container, from outside, from the node and from other containers.
 #[test]
 fn published_ports_lead_to_their_container() {
