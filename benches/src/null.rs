@@ -58,9 +58,14 @@ impl Noise for Null {
         _: Tick,
         _: SocketAddr,
         _: &[u8],
+        _: Option<&mut bool>,
         _: &mut [u8; COOKIE_BYTES],
     ) -> Result<usize, DropReason> {
         Ok(0)
+    }
+
+    fn pass(&mut self, _: u32) -> Option<&mut bool> {
+        None
     }
 
     fn initiator(_: &PublicKey, message: &[u8]) -> Option<PublicKey> {

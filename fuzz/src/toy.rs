@@ -110,6 +110,7 @@ impl Noise for Toy {
         _: Tick,
         _: SocketAddr,
         message: &[u8],
+        _: Option<&mut bool>,
         reply: &mut [u8; COOKIE_BYTES],
     ) -> Result<usize, DropReason> {
         match verdict(message) {
@@ -121,6 +122,10 @@ impl Noise for Toy {
             }
             _ => Ok(0),
         }
+    }
+
+    fn pass(&mut self, _: u32) -> Option<&mut bool> {
+        None
     }
 
     fn initiator(_: &PublicKey, message: &[u8]) -> Option<PublicKey> {

@@ -44,6 +44,7 @@ impl Identity {
         now: Tick,
         from: SocketAddr,
         message: &[u8],
+        pass: Option<&mut bool>,
         reply: &mut [u8; COOKIE_BYTES],
     ) -> Result<usize, DropReason> {
         let (body, macs) = message.split_last_chunk::<MACS_BYTES>().ok_or(DropReason::InboundMalformed)?;
@@ -52,7 +53,7 @@ impl Identity {
         if !same(&mac(&self.local.mac_key, &[body]), mac1) {
             return Err(DropReason::InboundBadMac);
         }
-        if self.budget.unproven(now) {
+        if pass.is_some_and(std::mem::take) || self.budget.unproven(now) {
             return Ok(0);
         }
         self.cookies.refresh(now);

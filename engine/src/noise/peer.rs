@@ -40,8 +40,8 @@ pub struct Core<A> {
     base: SessionBase,
     /// The low byte of the session index drawn last.
     drawn: u8,
-    /// The handshake that we began, and our index of it.
-    begun: Option<Box<(u32, Begun)>>,
+    /// The handshake that we began.
+    asked: Option<Box<Asked>>,
     pub(super) keyring: Keyring<A>,
     /// Stamp of the last initiation accepted.
     heard: Stamp,
@@ -51,13 +51,22 @@ pub struct Core<A> {
     timers: Timers,
 }
 
+/// A handshake that we began.
+struct Asked {
+    /// Our index of it.
+    index: u32,
+    begun: Begun,
+    /// As [`Noise::pass`].
+    pass: bool,
+}
+
 impl<A: Aead> Core<A> {
     /// A session index that no session and no handshake uses.
     fn draw_index(&mut self) -> u32 {
         loop {
             self.drawn = self.drawn.wrapping_add(1);
             let index = self.base.0 << 8 | u32::from(self.drawn);
-            let asked = self.begun.as_ref().is_some_and(|begun| begun.0 == index);
+            let asked = self.asked.as_ref().is_some_and(|asked| asked.index == index);
             if !asked && self.keyring.sessions().all(|session| session.index != index) {
                 return index;
             }
@@ -81,7 +90,7 @@ impl<A: Aead> Core<A> {
         self.timers.asked(now, spread);
         // A peer whose key is of low order is asked for nothing.
         let Some(begun) = begun else { return };
-        self.begun = Some(Box::new((index, begun)));
+        self.asked = Some(Box::new(Asked { index, begun, pass: true }));
         self.finish(now, index, &mut message);
         depart(departure, &message);
     }
@@ -116,14 +125,14 @@ impl<A: Aead> Core<A> {
         receiver: u32,
         departure: &mut impl Departure,
     ) -> Result<Handshake, DropReason> {
-        let (index, begun) = &**self.begun.as_ref().ok_or(DropReason::InboundStaleHandshake)?;
+        let Asked { index, begun, .. } = &**self.asked.as_ref().ok_or(DropReason::InboundStaleHandshake)?;
         if *index != receiver {
             return Err(DropReason::InboundUnknownIndex);
         }
         let keys = self.local.end(begun, &self.remote, message).ok_or(DropReason::InboundUnauthentic)?;
         let sender = message.get(4..).and_then(<[u8]>::first_chunk).ok_or(DropReason::InboundMalformed)?;
         self.keyring.ended(Session::new(&keys, *index, u32::from_le_bytes(*sender), true, now));
-        self.begun = None;
+        self.asked = None;
         self.timers.settled();
         self.timers.received();
         // Something has to go, so that the peer knows that its answer arrived.
@@ -160,7 +169,7 @@ impl<A: Aead> Core<A> {
     }
 
     fn give_up(&mut self, departure: &mut impl Departure) {
-        self.begun = None;
+        self.asked = None;
         for _ in 0..self.staged.clear() {
             departure.dropped(DropReason::OutboundNoSession);
         }
@@ -200,7 +209,7 @@ impl<A: Aead> Noise for Core<A> {
             base,
             drawn: random.number() as u8,
             random,
-            begun: None,
+            asked: None,
             keyring: Keyring::new(),
             heard: Stamp::default(),
             heard_rate: Rate::default(),
@@ -215,9 +224,14 @@ impl<A: Aead> Noise for Core<A> {
         now: Tick,
         from: SocketAddr,
         message: &[u8],
+        pass: Option<&mut bool>,
         reply: &mut [u8; COOKIE_BYTES],
     ) -> Result<usize, DropReason> {
-        identity.screen(now, from, message, reply)
+        identity.screen(now, from, message, pass, reply)
+    }
+
+    fn pass(&mut self, receiver: u32) -> Option<&mut bool> {
+        self.asked.as_mut().filter(|asked| asked.index == receiver).map(|asked| &mut asked.pass)
     }
 
     fn initiator(identity: &Identity, message: &[u8]) -> Option<PublicKey> {
@@ -228,7 +242,7 @@ impl<A: Aead> Noise for Core<A> {
         if !self.remote.set_preshared(preshared) {
             return false;
         }
-        self.begun = None;
+        self.asked = None;
         self.timers.settled();
         let mut wanted = !self.staged.is_empty();
         for session in self.keyring.sessions() {
@@ -305,7 +319,7 @@ impl<A: Aead> Noise for Core<A> {
         if let Some(session) = self.keyring.confirm(receiver) {
             // A handshake with a preshared key that is not in force any more is not the one we may be asking for.
             if !session.outdated {
-                self.begun = None;
+                self.asked = None;
                 self.timers.settled();
             }
             return true;

@@ -87,8 +87,9 @@ pub trait Noise: Sized {
         base: SessionBase,
     ) -> Self;
 
-    /// Looks at an initiation or response before anything is spent on it: MACs, and a cookie where there are too many. A
-    /// cookie to be sent is written to `reply` and its length returned.
+    /// Looks at an initiation or response before anything is spent on it: MACs, and a cookie where there are too many. One
+    /// with a `pass` does not count among the many, and uses it up. A cookie to be sent is written to `reply` and its length
+    /// returned.
     ///
     /// # Errors
     /// Why the message is to be dropped.
@@ -97,8 +98,13 @@ pub trait Noise: Sized {
         now: Tick,
         from: SocketAddr,
         message: &[u8],
+        pass: Option<&mut bool>,
         reply: &mut [u8; COOKIE_BYTES],
     ) -> Result<usize, DropReason>;
+
+    /// The pass for the answer to our initiation with the index `receiver`: true until a message has used it, so that answers
+    /// cost no more than the initiations that ask for them.
+    fn pass(&mut self, receiver: u32) -> Option<&mut bool>;
 
     /// Who sent an initiation that [`Self::screen`] let pass.
     fn initiator(identity: &Self::Identity, message: &[u8]) -> Option<PublicKey>;

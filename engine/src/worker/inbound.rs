@@ -1,7 +1,7 @@
 //! From the network to the TUN: tell messages apart, open, check the source, coalesce, write.
 
 use super::Core;
-use super::departure::{Departure, NOBODY, Sent};
+use super::departure::{Departure, Sent};
 use super::handoff::Load;
 use crate::drops::DropReason;
 use crate::event::Event;
@@ -11,12 +11,12 @@ use crate::offload::Plaintexts;
 use crate::offload::coalesce::{Coalescer, Sink};
 use crate::offload::segment::{Segments, TAIL_ROOM};
 use crate::peer::PeerRef;
-use crate::peer::noise::{self, Departure as _, Handshake, Noise, SessionBase};
+use crate::peer::noise::{self, Noise, SessionBase};
 use crate::port::{Link, Transport, Tun, TunRefusal, UnitMeta};
 use crate::route::AllowedIps;
 use crate::stats::{WorkerStats, bump};
 use crate::wire::ip::{self, IpHeader};
-use crate::wire::message::{self, COOKIE_BYTES, DATA_OVERHEAD, Message};
+use crate::wire::message::{self, DATA_OVERHEAD, Message};
 use std::net::IpAddr;
 
 impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
@@ -67,10 +67,9 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
                 self.open(received, stride, run, receiver);
                 return run.len();
             }
-            Message::Initiation => self.handle_initiation(received, screened, datagram),
-            Message::Response { receiver } | Message::Cookie { receiver } => {
-                self.handle_answer(received, screened, datagram, receiver, message);
-            }
+            Message::Initiation => self.take_initiation(received, screened, datagram),
+            Message::Response { receiver } => self.take_response(received, screened, datagram, receiver),
+            Message::Cookie { receiver } => self.take_cookie(received, datagram, receiver),
             Message::Malformed => self.drop_packets(DropReason::InboundMalformed, 1),
             Message::Foreign => self.divert(received, datagram),
         }
@@ -78,7 +77,13 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
     }
 
     /// The peer with sessions under `base`, if it is this worker's. A run for another worker is handed over.
-    fn local(&mut self, base: SessionBase, received: &Received, screened: bool, run: &[u8]) -> Option<PeerRef> {
+    pub(super) fn local(
+        &mut self,
+        base: SessionBase,
+        received: &Received,
+        screened: bool,
+        run: &[u8],
+    ) -> Option<PeerRef> {
         let owner = self.peers.base_owner(base);
         let count = run.len().div_ceil(received.datagram_bytes.max(1)) as u64;
         if owner != self.wiring.worker && owner < self.wiring.workers {
@@ -141,7 +146,7 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
     }
 
     /// An authenticated message came from there: answers go there (paper, section 2.1).
-    fn heard_from(&mut self, id: PeerRef, received: &Received) {
+    pub(super) fn heard_from(&mut self, id: PeerRef, received: &Received) {
         let heard = Endpoint { to: received.from, source: received.source };
         let Some(peer) = self.peers.peer_mut(id).filter(|peer| peer.endpoint != Some(heard)) else { return };
         let moved = peer.endpoint.is_none_or(|known| known.to != heard.to);
@@ -152,95 +157,6 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
             let event = Event::EndpointChanged { peer: peer.key, endpoint: heard.to };
             self.tell(event);
         }
-    }
-
-    /// Checks a handshake message before anything is spent on it. True where it may go on.
-    fn screen(&mut self, received: &Received, message: &[u8]) -> bool {
-        let Some(identity) = &mut self.identity else {
-            self.drop_packets(DropReason::InboundUnknownPeer, 1);
-            return false;
-        };
-        if self.handshakes_left == 0 {
-            self.drop_packets(DropReason::InboundHandshakeOverload, 1);
-            return false;
-        }
-        let mut cookie = [0; COOKIE_BYTES];
-        match N::screen(identity, self.now, received.from, message, &mut cookie) {
-            Ok(0) => {
-                self.handshakes_left -= 1;
-                true
-            }
-            Ok(bytes) => {
-                let endpoint = Endpoint { to: received.from, source: received.source };
-                let mut departure =
-                    Departure::new(&mut self.outbox, &mut self.link, &self.wiring.stats, NOBODY, endpoint);
-                departure.slot(bytes)[..bytes].copy_from_slice(&cookie[..bytes]);
-                departure.push(bytes);
-                self.drop_packets(DropReason::InboundHandshakeOverload, 1);
-                false
-            }
-            Err(reason) => {
-                self.drop_packets(reason, 1);
-                false
-            }
-        }
-    }
-
-    fn handle_initiation(&mut self, received: &Received, screened: bool, message: &[u8]) {
-        if !screened && !self.screen(received, message) {
-            return;
-        }
-        let initiator = self.identity.as_ref().and_then(|identity| N::initiator(identity, message));
-        let Some(id) = initiator.and_then(|key| self.peers.of_key(&key)) else {
-            return self.drop_packets(DropReason::InboundUnknownPeer, 1);
-        };
-        let owner = self.peers.owner(id);
-        if owner == self.wiring.worker {
-            self.prepare(id);
-            self.handle_handshake(id, received, message, Message::Initiation);
-        } else {
-            let received = part(received, message);
-            self.hand_over(owner, Load::Train { received, screened: true }, message, 1);
-        }
-    }
-
-    fn handle_answer(&mut self, received: &Received, screened: bool, message: &[u8], receiver: u32, kind: Message) {
-        let is_response = matches!(kind, Message::Response { .. });
-        if is_response && !screened && !self.screen(received, message) {
-            return;
-        }
-        if let Some(id) = self.local(SessionBase::of_index(receiver), received, true, message) {
-            self.handle_handshake(id, received, message, kind);
-        }
-    }
-
-    fn handle_handshake(&mut self, id: PeerRef, received: &Received, message: &[u8], kind: Message) {
-        let now = self.now;
-        let Some(peer) = self.peers.peer_mut(id) else { return };
-        let Some(sessions) = &mut peer.sessions else { return };
-        let mut departure = Departure::new(
-            &mut self.outbox,
-            &mut self.link,
-            &self.wiring.stats,
-            id.0,
-            Endpoint { to: received.from, source: received.source },
-        );
-        match sessions.noise.handshake(now, message, &mut departure) {
-            Err(reason) => self.drop_packets(reason, 1),
-            Ok(outcome) => {
-                bump(&peer.stats.rx_bytes, message.len() as u64);
-                bump(&peer.stats.tx_bytes, departure.sent.bytes);
-                peer.traversed = now;
-                // A cookie reply proves nothing about the peer.
-                if !matches!(kind, Message::Cookie { .. }) {
-                    self.heard_from(id, received);
-                }
-                if outcome == Handshake::Completed {
-                    self.completed(id);
-                }
-            }
-        }
-        self.arm(id);
     }
 
     /// Passes on what is not WireGuard.
@@ -256,7 +172,7 @@ impl<N: Noise, T: Tun, L: Link> Core<N, T, L> {
 }
 
 /// The facts of a part of a train. What the kernel cut off is no part of it any more.
-fn part(received: &Received, bytes: &[u8]) -> Received {
+pub(super) fn part(received: &Received, bytes: &[u8]) -> Received {
     Received { len: bytes.len(), truncated: false, ..*received }
 }
 

@@ -3,7 +3,7 @@
 //! [`Worker::turn`] does a bounded piece of everything, in this order, and says whether there was anything to do:
 //!
 //! ```text
-//! commands ─► mail ─► inbound batch ─► outbound batch ─► timers due ─► send
+//! commands ─► mail ─► inbound batch ─► handshakes ─► outbound batch ─► timers due ─► send
 //! ```
 //! Nothing on this path is shared with another thread but counters and the mailboxes, so nothing is locked; nothing is
 //! allocated once the tables have grown to the number of peers. Commands and handshakes may allocate.
@@ -18,6 +18,7 @@
 mod apply;
 mod departure;
 pub mod handoff;
+mod handshakes;
 mod inbound;
 mod outbound;
 mod timers;
@@ -26,7 +27,7 @@ use crate::command::Command;
 use crate::drops::DropReason;
 use crate::event::Event;
 use crate::frame::{Inbox, Outbox, Outcome, TunBatch};
-use crate::limits::{HANDSHAKES_PER_TURN, PARCELS_PER_TURN};
+use crate::limits::PARCELS_PER_TURN;
 use crate::noise::random::{Random, Seed};
 use crate::noise::stamp::Stamps;
 use crate::offload::coalesce::Coalescer;
@@ -37,6 +38,7 @@ use crate::route::AllowedIps;
 use crate::stats::{WorkerStats, bump};
 use crate::tick::Tick;
 use handoff::{Dispatch, Load, Mail};
+use handshakes::Waiting;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::Duration;
@@ -101,7 +103,8 @@ struct Core<N: Noise, T, L> {
     mtu: usize,
     now: Tick,
     refreshed: Tick,
-    handshakes_left: usize,
+    /// Handshake messages to be answered.
+    waiting: Waiting,
 }
 
 impl<N: Noise, T: Tun, L: Link> Worker<N, T, L> {
@@ -124,7 +127,7 @@ impl<N: Noise, T: Tun, L: Link> Worker<N, T, L> {
             mtu,
             now: Tick::default(),
             refreshed: Tick::default(),
-            handshakes_left: 0,
+            waiting: Waiting::new(),
         };
         Self { core, batch: TunBatch::new(), inbox: Inbox::new() }
     }
@@ -133,7 +136,6 @@ impl<N: Noise, T: Tun, L: Link> Worker<N, T, L> {
     pub fn turn(&mut self, now: Tick, ready: Ready) -> Turn {
         let core = &mut self.core;
         core.now = now;
-        core.handshakes_left = HANDSHAKES_PER_TURN;
         let mut busy = core.apply_commands();
         core.refresh();
         busy |= core.take_mail();
@@ -147,6 +149,7 @@ impl<N: Noise, T: Tun, L: Link> Worker<N, T, L> {
                 Err(Stall::Empty) => {}
             }
         }
+        busy |= core.answer_waiting();
         if ready.tun {
             match core.tun.recv(&mut self.batch) {
                 Ok(rest) => {

@@ -10,7 +10,7 @@ fn second(end: &mut End, message: impl Fn(u32) -> (SocketAddr, Vec<u8>)) -> [u64
     for n in 0..50_000 {
         let (from, message) = message(n);
         let now = end.now + Duration::from_micros(20) * n;
-        let at = match Core::<Ring>::screen(&mut end.identity, now, from, &message, &mut [0; 64]) {
+        let at = match Core::<Ring>::screen(&mut end.identity, now, from, &message, None, &mut [0; 64]) {
             Ok(0) => 0,
             Ok(_) => 1,
             Err(DropReason::InboundHandshakeOverload) => 2,
@@ -57,12 +57,12 @@ fn who_proves_its_address_gets_its_share_and_no_more() {
     let [mut end, _] = End::pair();
     // The budget of this second is spent by others.
     let message = initiation();
-    while Core::<Ring>::screen(&mut end.identity, end.now, address(1), &message, &mut [0; 64]) == Ok(0) {}
+    while Core::<Ring>::screen(&mut end.identity, end.now, address(1), &message, None, &mut [0; 64]) == Ok(0) {}
     // Everybody gets a cookie and uses it.
     let mut proven = Vec::new();
     for n in 0..500 {
         let mut reply = [0; 64];
-        assert_eq!(Core::<Ring>::screen(&mut end.identity, end.now, address(n), &message, &mut reply), Ok(64));
+        assert_eq!(Core::<Ring>::screen(&mut end.identity, end.now, address(n), &message, None, &mut reply), Ok(64));
         let mut stranger = End::new(9, &private(1).public(), None);
         stranger.core.initiate(stranger.now, &mut stranger.sent);
         // The cookie is for the message that it answers.
@@ -78,7 +78,7 @@ fn who_proves_its_address_gets_its_share_and_no_more() {
             let from = from(*n);
             let message = &proven[from as usize];
             let now = end.now + Duration::from_micros(19) * *n;
-            Core::<Ring>::screen(&mut end.identity, now, address(from), message, &mut [0; 64]) == Ok(0)
+            Core::<Ring>::screen(&mut end.identity, now, address(from), message, None, &mut [0; 64]) == Ok(0)
         };
         (0..50_000).filter(pass).count() as u64
     };
@@ -87,4 +87,26 @@ fn who_proves_its_address_gets_its_share_and_no_more() {
     assert!((22..=25).contains(&alone), "{alone}");
     let all = passed(&|n| n % 500);
     assert!(all <= HANDSHAKES_PER_SEC_PROVEN && all > HANDSHAKES_PER_SEC_PROVEN / 2, "{all}");
+}
+
+#[test]
+fn the_answer_to_a_question_of_ours_passes_once_however_many_strangers_there_are() {
+    let [mut asker, mut other] = End::pair();
+    let strange = initiation();
+    while Core::<Ring>::screen(&mut asker.identity, asker.now, address(1), &strange, None, &mut [0; 64]) == Ok(0) {}
+    asker.core.initiate(asker.now, &mut asker.sent);
+    let question = asker.take().remove(0);
+    other.hear(&question);
+    let answer = other.take().remove(0);
+    let Message::Response { receiver } = Message::classify(&answer) else { panic!("{answer:?}") };
+    let mut damaged = answer.clone();
+    damaged[70] ^= 1;
+    let mut screen = |message: &[u8], index| {
+        let pass = asker.core.pass(index);
+        Core::<Ring>::screen(&mut asker.identity, asker.now, address(2), message, pass, &mut [0; 64])
+    };
+    assert_eq!(screen(&damaged, receiver), Err(DropReason::InboundBadMac));
+    assert_eq!(screen(&answer, receiver ^ 1), Ok(64), "nobody asked under this index");
+    assert_eq!(screen(&answer, receiver), Ok(0));
+    assert_eq!(screen(&answer, receiver), Ok(64), "one answer to a question");
 }

@@ -244,7 +244,7 @@ proptest! {
                     Message::Data { .. } => drop(end.hear(&datagram)),
                     _ => {
                         let from = "192.0.2.1:1".parse().unwrap();
-                        let _ = Core::<Ring>::screen(&mut end.identity, end.now, from, &datagram, &mut [0; 64]);
+                        let _ = Core::<Ring>::screen(&mut end.identity, end.now, from, &datagram, None, &mut [0; 64]);
                         let _ = Core::<Ring>::initiator(&end.identity, &datagram);
                         end.hear(&datagram);
                     }

@@ -141,7 +141,7 @@ fn it_takes_our_cookie() {
     let initiation = twin.begin();
     let mut reply = [0; 64];
     let mut screen =
-        |message: &[u8], from| Core::<Ring>::screen(&mut ours.identity, ours.now, from, message, &mut reply);
+        |message: &[u8], from| Core::<Ring>::screen(&mut ours.identity, ours.now, from, message, None, &mut reply);
     let passed = (0..1_000).take_while(|_| screen(&initiation, from) == Ok(0)).count();
     assert_eq!(passed, 200);
     assert_eq!(screen(&initiation, from), Ok(64));
@@ -149,7 +149,7 @@ fn it_takes_our_cookie() {
     assert!(matches!(twin.0.decapsulate(None, &reply, &mut buffer), TunnResult::Done));
     let retry = twin.begin();
     let mut screen =
-        |message: &[u8], from| Core::<Ring>::screen(&mut ours.identity, ours.now, from, message, &mut reply);
+        |message: &[u8], from| Core::<Ring>::screen(&mut ours.identity, ours.now, from, message, None, &mut reply);
     assert_eq!(screen(&retry, from), Ok(0));
     assert_eq!(screen(&retry, "192.0.2.7:8".parse().unwrap()), Ok(64), "the port is part of the address");
     let mut damaged = retry;
