@@ -46,8 +46,9 @@ pub const LANE_ROOM: usize = 2 * 65_536;
 /// Handshake messages answered per turn. One costs about 240 µs, so 4 stay below a millisecond.
 pub const HANDSHAKES_PER_TURN: usize = 4;
 
-/// Handshake messages of a worker that wait: what the budgets below let in within a second, and as many that were asked for.
-pub const HANDSHAKES_WAITING_MAX: usize = 512;
+/// Handshake messages of a worker that wait: answers to half a second of initiations of ours, and what the budgets below let
+/// in meanwhile. 0.5 MiB where they ever do.
+pub const HANDSHAKES_WAITING_MAX: usize = 2_048;
 
 /// Handshake messages per second before a sender has to prove its address with a cookie (paper, section 5.3).
 pub const HANDSHAKES_PER_SEC_UNPROVEN: u64 = 200;

@@ -66,8 +66,8 @@ struct Arguments {
     /// Packets that a flow sends before the next has its turn: 44 fill a train.
     #[arg(long, value_delimiter = ',', default_value = "44", value_parser = clap::value_parser!(u8).range(1..=44))]
     bursts: Vec<u8>,
-    /// Handshakes begun per second before measuring. A worker takes 200 answers of strangers.
-    #[arg(long, default_value_t = 150, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    /// Packets sent per second before measuring, each to another peer: what begins the handshakes.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     handshakes: u32,
     /// Connections to the daemon.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u8).range(1..=100))]

@@ -23,8 +23,8 @@ const AGAIN: Duration = Duration::from_millis(250);
 /// Room for the dates of this many peers to begin with, so that the queue rarely grows under traffic.
 const QUEUE_CAPACITY: usize = 256;
 
-/// Timer runs per turn: the rest waits for the next turn, so that packets are not kept waiting.
-const RUNS_PER_TURN: usize = 64;
+/// Timer runs per turn: the rest waits for the next turn, so that packets are not kept waiting. An initiation takes 150 µs.
+const RUNS_PER_TURN: usize = 16;
 
 /// The queue.
 pub struct Timers(BinaryHeap<Reverse<(Tick, PeerRef)>>);
