@@ -130,9 +130,24 @@ impl Netlink {
     /// # Errors
     /// [`HostError`] where the kernel could not be asked.
     pub async fn routes(&self) -> Result<Vec<RouteInfo>, HostError> {
+        self.routes_by(None).await
+    }
+
+    /// Those through the device with this index.
+    ///
+    /// # Errors
+    /// As [`Netlink::routes`].
+    pub async fn routes_through(&self, device: u32) -> Result<Vec<RouteInfo>, HostError> {
+        let mut found = self.routes_by(Some(device)).await?;
+        // Unless it is told to be strict, the kernel lists all, whatever it is asked.
+        found.retain(|route| route.device == device);
+        Ok(found)
+    }
+
+    async fn routes_by(&self, device: Option<u32>) -> Result<Vec<RouteInfo>, HostError> {
         let mut found = Vec::new();
         for v6 in [false, true] {
-            found.extend(read_all(&self.ask(list(v6, None)).await?));
+            found.extend(read_all(&self.ask(list(v6, device)).await?));
         }
         Ok(found)
     }

@@ -1,7 +1,8 @@
 //! What happens to our links and routes at the hands of others, as it happens.
 //!
 //! A watch knows our links from a dump and keeps up with the kernel's notices, so that it can say what changed. It tells
-//! of everything, what the daemon itself did included: whoever reads it knows what should be there.
+//! of everything, what the daemon itself did included: whoever reads it knows what should be there. Tunnels have no mark,
+//! as they go with their process, so it tells of all there are.
 //!
 //! Where more happens than the watch can read, or the reader does not keep up, notices are lost; the kernel says so, the
 //! watch looks again, and the reader gets one [`Event::Overrun`].
@@ -10,7 +11,7 @@ use super::link::{RTM_DELLINK, RTM_NEWLINK};
 use super::listener::{ADDRESSES_V4, ADDRESSES_V6, Heard, LINKS, Listener, ROUTES_V4, ROUTES_V6, Stop};
 use super::request::Reply;
 use super::socket::{Exchange, Socket};
-use super::{HostError, LinkInfo, Mark, Netlink, Ownership, RouteInfo, address, link, route};
+use super::{HostError, LinkInfo, LinkKind, Mark, Netlink, Ownership, RouteInfo, address, link, route};
 use ipnet::IpNet;
 use std::collections::HashMap;
 use std::thread;
@@ -32,7 +33,8 @@ const RTM_DELROUTE: u16 = 25;
 #[derive(Debug)]
 pub struct Watch {
     events: mpsc::Receiver<Event>,
-    stop: Stop,
+    /// None where no thread listens.
+    stop: Option<Stop>,
 }
 
 /// Something happened.
@@ -44,13 +46,11 @@ pub enum Event {
         index: u32,
         /// Its name, the former one where it changed.
         name: String,
-        /// What it is for, as its mark says; `None` for one that was left half made.
+        /// What it is for, as its mark says; `None` for a tunnel, and for one that was left half made.
         object: Option<String>,
         /// What happened.
         change: Change,
     },
-    /// A route with our protocol number is gone. Of IPv4 routes that go with their device the kernel tells nothing.
-    RouteGone(RouteInfo),
     /// So much happened that some of it is not known: look at everything again.
     Overrun,
 }
@@ -74,6 +74,9 @@ pub enum Change {
     Name(String),
     /// It lost this address.
     AddressGone(IpNet),
+    /// The route to this prefix through it, with our protocol number, is gone. Of IPv4 routes that go with their device or
+    /// the address that is their source the kernel tells nothing.
+    RouteGone(IpNet),
 }
 
 impl Watch {
@@ -84,6 +87,13 @@ impl Watch {
     pub async fn open(netlink: &Netlink, mark: &Mark) -> Result<Self, HostError> {
         let mark = mark.clone();
         netlink.run("watch links", move |_| Self::start(mark, RECEIVE_BYTES)).await?
+    }
+
+    /// A watch of a kernel that is played.
+    #[cfg(test)]
+    pub(crate) fn played() -> (mpsc::Sender<Event>, Self) {
+        let (tell, events) = mpsc::channel(EVENTS_MAX);
+        (tell, Self { events, stop: None })
     }
 
     /// The next event; `None` where the kernel tells no more.
@@ -117,13 +127,13 @@ impl Watch {
             }
         });
         started.map_err(|error| HostError::io("start a thread", error))?;
-        Ok(Self { events, stop })
+        Ok(Self { events, stop: Some(stop) })
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.stop.stop();
+        self.stop.iter().for_each(Stop::stop);
     }
 }
 
@@ -152,7 +162,13 @@ impl Known {
                 known.map(|link| self.event(&link, Change::Gone)).into_iter().collect()
             }
             RTM_DELADDR => self.take_address(notice).into_iter().collect(),
-            RTM_DELROUTE => route::read_all(std::slice::from_ref(notice)).map(Event::RouteGone).collect(),
+            RTM_DELROUTE => {
+                let gone = route::read_all(std::slice::from_ref(notice));
+                let event = |route: RouteInfo| {
+                    Some(self.event(self.links.get(&route.device)?, Change::RouteGone(route.prefix)))
+                };
+                gone.filter_map(event).collect()
+            }
             _ => Vec::new(),
         }
     }
@@ -198,7 +214,7 @@ impl Known {
 }
 
 fn is_ours(mark: &Mark, link: &LinkInfo) -> bool {
-    mark.ownership(link) != Ownership::Foreign
+    link.kind == Some(LinkKind::Tun) || mark.ownership(link) != Ownership::Foreign
 }
 
 #[cfg(test)]
@@ -257,7 +273,7 @@ mod tests {
         };
         for expected in [
             event("d0", Change::Up(true)),
-            Event::RouteGone(route),
+            event("d0", Change::RouteGone(route.prefix)),
             event("d0", Change::AddressGone(address)),
             event("d0", Change::Mtu(1400)),
             event("d0", Change::Controller(Some(bridge))),

@@ -41,7 +41,7 @@ const ID_BYTES_MAX: usize = 128;
 const PUBLISHED_MAX: usize = 256;
 
 /// A container that is there.
-struct Found {
+pub(super) struct Found {
     netns: Netns,
     process: Option<Process>,
     by: FoundBy,
@@ -79,7 +79,7 @@ impl Found {
     }
 
     /// Finds again what `known` was.
-    fn again(known: &Attachment) -> Result<Self, HostError> {
+    pub(super) fn again(known: &Attachment) -> Result<Self, HostError> {
         let gone = || HostError::NotFound { what: format!("find {}", known.handle.key()) };
         let process = match known.handle {
             AttachHandle::LinuxPid { pid } => Some(Process::open(pid)?),
@@ -239,7 +239,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         self.wire_again(|known| known.global_ip.is_some()).await;
     }
 
-    async fn wire_again(&self, which: impl Fn(&Attachment) -> bool) {
+    pub(super) async fn wire_again(&self, which: impl Fn(&Attachment) -> bool) {
         let all = self.kit.store.all::<Attachment>();
         for known in all.into_iter().filter(|known| has_links(&known.handle) && which(known)) {
             let _turn = self.workload_orders.turn(&known.handle.key()).await;
@@ -365,14 +365,19 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
     async fn wire(&self, attachment: &Attachment, found: &Found) -> Result<(), NodeError> {
         self.forward().await?;
         self.fence(attachment).await?;
-        let plan = self.plan(attachment, found)?;
-        let attached = self.kit.host.attach(&plan, &found.netns).await;
-        attached.map_err(|source| NodeError::Attach(Box::new(source)))?;
+        self.confirm_links(attachment, found).await?;
         self.tell_domain(attachment, true);
         match name_of(attachment) {
             Some(name) => self.register_name(&name, attachment.ip).await,
             None => Ok(()),
         }
+    }
+
+    /// Makes the links of a container what they are to be. Returns what had to be mended.
+    pub(super) async fn confirm_links(&self, attachment: &Attachment, found: &Found) -> Result<Vec<String>, NodeError> {
+        let plan = self.plan(attachment, found)?;
+        let attached = self.kit.host.attach(&plan, &found.netns).await;
+        attached.map_err(|source| NodeError::Attach(Box::new(source)))
     }
 
     /// Has the container ask the resolver it was given, or our name server, if whoever attaches it wants that. Not written

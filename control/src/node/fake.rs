@@ -4,6 +4,7 @@
 use super::{DeviceMaker, OverlayDevice};
 use crate::attach::LinkPlan;
 use crate::firewall::double::Judge;
+use crate::host::{Change, Event as HostEvent};
 use ginnel_backends::device::{DeviceError, DeviceOptions, DeviceState, PeerState};
 use ginnel_engine::command::{DeviceUpdate, PeerUpdate, PrivateKeyUpdate};
 use ginnel_engine::drops::DropReason;
@@ -16,7 +17,7 @@ use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 
 /// What the doubles hold in common, for a test to look at and to turn.
 #[derive(Clone, Default)]
@@ -60,6 +61,8 @@ pub(crate) struct World {
     pub(crate) troubled: usize,
     /// MTU of the paths to addresses.
     pub(crate) paths: BTreeMap<IpAddr, u32>,
+    /// Who is told what happens to links.
+    pub(crate) watchers: Vec<mpsc::Sender<HostEvent>>,
     /// Whether the host was told to forward.
     pub(crate) forwards: bool,
 }
@@ -140,6 +143,13 @@ impl Lab {
         let mut world = self.world();
         let link = world.links.remove(name).unwrap();
         world.ghosts.insert(name.to_owned(), link);
+    }
+
+    /// Has the kernel tell of a change to a link.
+    pub(crate) fn tell_change(&self, name: &str, change: Change) {
+        let event = HostEvent::Link { index: 0, name: name.to_owned(), object: None, change };
+        // Those of earlier nodes are gone.
+        self.world().watchers.retain(|watcher| watcher.try_send(event.clone()).is_ok());
     }
 
     /// Has a device tell something.

@@ -5,11 +5,12 @@
 
 use super::Host;
 use super::fake::{Lab, Link, Trouble, World};
+use super::host::Interface;
 use crate::attach::{AttachError, HostEnd, Marked, Plan};
 use crate::firewall::double::Judge;
 use crate::firewall::{Change, Desired, Drops, FirewallError, Health};
 use crate::host::sysctl::Ledger;
-use crate::host::{HostError, Netns, ProcessId, ResolvConfError};
+use crate::host::{HostError, Netns, ProcessId, ResolvConfError, Watch};
 use ipnet::IpNet;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -117,15 +118,34 @@ impl Host for Lab {
         .await
     }
 
-    async fn ensure_bridge(&self, bridge: &str, gateway: IpNet, mtu: u16) -> Result<(), AttachError> {
+    async fn interface(&self, interface: &str) -> Result<Option<Interface>, HostError> {
+        let shown = |link: &Link| Interface {
+            up: link.up,
+            mtu: link.mtu.into(),
+            addresses: link.addresses.clone(),
+            routes: link.routes.keys().copied().collect(),
+        };
+        Ok(self.world().links.get(interface).map(shown))
+    }
+
+    async fn watch(&self) -> Result<Watch, HostError> {
+        let (tell, watch) = Watch::played();
+        self.world().watchers.push(tell);
+        Ok(watch)
+    }
+
+    async fn ensure_bridge(&self, bridge: &str, gateway: IpNet, mtu: u16) -> Result<bool, AttachError> {
+        let mut repaired = false;
         self.call("ensure_bridge", bridge, |world| {
             if world.foreign.contains(bridge) {
-                return Err(foreign(bridge).into());
+                return Err(AttachError::from(foreign(bridge)));
             }
-            world.bridges.insert(bridge.to_owned(), (gateway, mtu));
+            let was = world.bridges.insert(bridge.to_owned(), (gateway, mtu));
+            repaired = was.is_some_and(|was| was != (gateway, mtu));
             Ok(())
         })
         .await
+        .map(|()| repaired)
     }
 
     async fn remove_bridge(&self, bridge: &str) -> Result<(), AttachError> {
@@ -142,7 +162,8 @@ impl Host for Lab {
         .await
     }
 
-    async fn attach(&self, plan: &Plan, _: &Netns) -> Result<(), AttachError> {
+    async fn attach(&self, plan: &Plan, _: &Netns) -> Result<Vec<String>, AttachError> {
+        let mut repaired = Vec::new();
         let first = plan.links.first().map(|link| link.host_name.clone()).unwrap_or_default();
         self.call("attach", &first, |world| {
             for link in &plan.links {
@@ -160,11 +181,15 @@ impl Host for Lab {
                 }
             }
             for link in &plan.links {
-                world.veths.insert(link.host_name.clone(), (plan.owner.clone(), link.clone()));
+                let was = world.veths.insert(link.host_name.clone(), (plan.owner.clone(), link.clone()));
+                if was.is_some_and(|(_, was)| was != *link) {
+                    repaired.push(format!("{} was another", link.host_name));
+                }
             }
             Ok(())
         })
         .await
+        .map(|()| repaired)
     }
 
     async fn write_resolv_conf(&self, process: ProcessId, text: String) -> Result<(), ResolvConfError> {

@@ -6,9 +6,22 @@
 use crate::attach::{AttachError, Marked, Plan};
 use crate::firewall::{Change, Desired, Drops, FirewallError, Health};
 use crate::host::sysctl::Ledger;
-use crate::host::{HostError, Netns, ProcessId, ResolvConfError};
+use crate::host::{HostError, Netns, ProcessId, ResolvConfError, Watch};
 use ipnet::IpNet;
 use std::net::IpAddr;
+
+/// What is looked at of an interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Interface {
+    /// Whether it is up.
+    pub up: bool,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// Its addresses.
+    pub addresses: Vec<IpNet>,
+    /// Prefixes that are routed through it by us.
+    pub routes: Vec<IpNet>,
+}
 
 /// The network configuration of the host.
 pub trait Host: Send + Sync + 'static {
@@ -38,19 +51,26 @@ pub trait Host: Send + Sync + 'static {
     /// Ends that.
     fn remove_route(&self, interface: &str, prefix: IpNet) -> impl Future<Output = Result<(), HostError>> + Send;
 
+    /// An interface as it is; `None` where there is none.
+    fn interface(&self, interface: &str) -> impl Future<Output = Result<Option<Interface>, HostError>> + Send;
+
+    /// What happens to links and tunnels from now on, at whoever's hands.
+    fn watch(&self) -> impl Future<Output = Result<Watch, HostError>> + Send;
+
     /// Makes a bridge of ours, or makes one what it is to be: with this address and MTU, up, and with its ports left alone.
+    /// Returns whether it was there and something had to be mended.
     fn ensure_bridge(
         &self,
         bridge: &str,
         gateway: IpNet,
         mtu: u16,
-    ) -> impl Future<Output = Result<(), AttachError>> + Send;
+    ) -> impl Future<Output = Result<bool, AttachError>> + Send;
 
     /// Removes a bridge of ours.
     fn remove_bridge(&self, bridge: &str) -> impl Future<Output = Result<(), AttachError>> + Send;
 
-    /// Attaches a container, or verifies and repairs what stands of the plan.
-    fn attach(&self, plan: &Plan, netns: &Netns) -> impl Future<Output = Result<(), AttachError>> + Send;
+    /// Attaches a container, or verifies and repairs what stands of the plan. Returns what had to be mended.
+    fn attach(&self, plan: &Plan, netns: &Netns) -> impl Future<Output = Result<Vec<String>, AttachError>> + Send;
 
     /// Writes the `/etc/resolv.conf` of the container whose process this is.
     fn write_resolv_conf(

@@ -1,10 +1,13 @@
 //! The network of this host, by netlink: what [`super::Host`] promises, in the kernel.
 
 use super::Host;
+use super::host::Interface;
 use crate::attach::{AttachError, Attacher, BridgePlan, HostEnd, Marked, Plan, wiring};
 use crate::firewall::{Change, Desired, Drops, Firewall, FirewallError, Health};
 use crate::host::sysctl::{Ledger, Purpose, settle};
-use crate::host::{HostError, LinkKind, Mark, Netlink, Netns, ProcessId, ResolvConfError, RouteInfo, resolv_conf};
+use crate::host::{
+    HostError, LinkKind, Mark, Netlink, Netns, ProcessId, ResolvConfError, RouteInfo, Watch, resolv_conf,
+};
 use ipnet::IpNet;
 use siphasher::sip::SipHasher13;
 use std::hash::Hasher;
@@ -109,7 +112,18 @@ impl Host for KernelHost {
         self.netlink().remove_route(prefix, device).await.map(|_| ())
     }
 
-    async fn ensure_bridge(&self, bridge: &str, gateway: IpNet, mtu: u16) -> Result<(), AttachError> {
+    async fn interface(&self, interface: &str) -> Result<Option<Interface>, HostError> {
+        let Some(link) = self.netlink().find_link(interface).await? else { return Ok(None) };
+        let addresses = self.netlink().addresses(link.index).await?;
+        let routes = self.netlink().routes_through(link.index).await?.into_iter().map(|route| route.prefix).collect();
+        Ok(Some(Interface { up: link.up, mtu: link.mtu, addresses, routes }))
+    }
+
+    async fn watch(&self) -> Result<Watch, HostError> {
+        Watch::open(self.netlink(), self.attacher.mark()).await
+    }
+
+    async fn ensure_bridge(&self, bridge: &str, gateway: IpNet, mtu: u16) -> Result<bool, AttachError> {
         let plan = BridgePlan {
             name: bridge.to_owned(),
             object: object_of(bridge),
@@ -117,9 +131,9 @@ impl Host for KernelHost {
             mac: wiring::mac([gateway.addr()]),
             addresses: vec![gateway],
         };
-        self.attacher.ensure_bridge(&plan).await?;
+        let ensured = self.attacher.ensure_bridge(&plan).await?;
         settle_or_complain(bridge, Purpose::Bridge);
-        Ok(())
+        Ok(ensured.repaired)
     }
 
     async fn remove_bridge(&self, bridge: &str) -> Result<(), AttachError> {
@@ -130,8 +144,8 @@ impl Host for KernelHost {
         }
     }
 
-    async fn attach(&self, plan: &Plan, netns: &Netns) -> Result<(), AttachError> {
-        self.attacher.attach(plan, netns).await?;
+    async fn attach(&self, plan: &Plan, netns: &Netns) -> Result<Vec<String>, AttachError> {
+        let attached = self.attacher.attach(plan, netns).await?;
         for link in &plan.links {
             let purpose = match link.host {
                 HostEnd::Port { .. } => Purpose::Port,
@@ -139,7 +153,7 @@ impl Host for KernelHost {
             };
             settle_or_complain(&link.host_name, purpose);
         }
-        Ok(())
+        Ok(attached.links.iter().flat_map(|link| &link.repaired).map(ToString::to_string).collect())
     }
 
     async fn write_resolv_conf(&self, process: ProcessId, text: String) -> Result<(), ResolvConfError> {

@@ -127,6 +127,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         let returned = node.overlay.returned.subscribe();
         node.restore().await;
         node.look_at_paths().await;
+        node.start_watching().await;
         node.start_tidying(returned);
         Ok(node)
     }

@@ -19,8 +19,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
     /// Brings about what is written down of services and workloads, if some of it could not be before, and takes away what
     /// is not.
     pub(super) async fn mend(&self) {
-        let services = self.service_overlays().into_iter().map(|(_, overlay)| overlay);
-        for overlay in std::iter::once(self.overlay.clone()).chain(services) {
+        for overlay in self.overlays() {
             overlay.dismiss_again().await;
         }
         if let Err(error) = self.look_for_links().await {

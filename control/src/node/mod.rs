@@ -28,6 +28,7 @@ mod attachments;
 mod care;
 mod device;
 mod dispatch;
+mod drift;
 mod endpoint;
 mod error;
 mod events;

@@ -65,9 +65,8 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
 
     /// Looks at the paths to all peers again.
     pub(super) async fn look_at_paths(&self) {
-        let services = self.service_overlays().into_iter().map(|(_, overlay)| overlay);
         let mut places: Vec<IpAddr> = Vec::new();
-        for overlay in std::iter::once(self.overlay.clone()).chain(services) {
+        for overlay in self.overlays() {
             places.extend(overlay.peers().iter().filter_map(|(_, peer)| Some(peer.endpoint?.ip())));
         }
         places.retain(|ip| !ip.is_unspecified());
@@ -100,8 +99,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
     }
 
     async fn resize(&self, mtu: u16) -> Result<(), NodeError> {
-        let services = self.service_overlays().into_iter().map(|(_, overlay)| overlay);
-        for overlay in std::iter::once(self.overlay.clone()).chain(services) {
+        for overlay in self.overlays() {
             if let Some(live) = overlay.live() {
                 let set = self.kit.host.set_mtu(&live.interface, mtu).await;
                 set.map_err(|source| NodeError::ConfigureHost { scope: overlay.scope.clone(), source })?;

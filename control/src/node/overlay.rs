@@ -77,8 +77,16 @@ pub(super) struct Live {
     pub(super) diverted: Arc<AtomicU64>,
     /// Routes that were made, besides that of the address.
     pub(super) routes: Arc<Mutex<BTreeSet<IpNet>>>,
-    /// The host's side of it is not what it is to be, because of a failure after another.
+    /// Addresses that it may have and is not to, because of a failure after another.
+    strays: Arc<Mutex<BTreeSet<IpNet>>>,
+    /// The host's side of it is not what it is to be, likewise.
     pub(super) needs_mending: Arc<AtomicBool>,
+}
+
+impl Live {
+    fn strays(&self) -> MutexGuard<'_, BTreeSet<IpNet>> {
+        self.strays.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl<M: DeviceMaker, H: Host> Overlay<M, H> {
@@ -201,8 +209,8 @@ impl<M: DeviceMaker, H: Host> Overlay<M, H> {
             source => NodeError::Create { scope: self.scope.clone(), source },
         })?;
         let interface = device.name().await.unwrap_or_else(|| plan.interface.clone());
-        let (diverted, routes, needs_mending) = Default::default();
-        let live = Live { plan, interface, public_key, device, diverted, routes, needs_mending };
+        let (diverted, routes, strays, needs_mending) = Default::default();
+        let live = Live { plan, interface, public_key, device, diverted, routes, strays, needs_mending };
         if let Err(error) = self.configure(&live, private_key, lost).await {
             live.device.close().await;
             return Err(error);
@@ -232,13 +240,23 @@ impl<M: DeviceMaker, H: Host> Overlay<M, H> {
     pub(super) async fn configure_host(&self, live: &Live) -> Result<(), HostError> {
         let host = &self.kit.host;
         host.set_mtu(&live.interface, self.kit.size.mtu()).await?;
-        host.add_address(&live.interface, live.plan.address).await?;
-        for ip in self.tenants() {
-            host.add_address(&live.interface, ip.into()).await?;
+        let (addresses, strays) = (self.addresses(live), live.strays().clone());
+        // One that goes may take others of its network along, so it goes first.
+        for stray in strays.iter().filter(|stray| !addresses.contains(stray)) {
+            host.remove_address(&live.interface, *stray).await?;
+        }
+        live.strays().clear();
+        for address in addresses {
+            host.add_address(&live.interface, address).await?;
         }
         host.set_up(&live.interface).await?;
         let wanted = routes::wanted(&live.plan, &self.peers(), &Vec::new());
         routes::bring_about(host, live, &wanted).await
+    }
+
+    /// The addresses that the interface is to have: its own first.
+    pub(super) fn addresses(&self, live: &Live) -> Vec<IpNet> {
+        std::iter::once(live.plan.address).chain(self.tenants().into_iter().map(IpNet::from)).collect()
     }
 
     /// Addresses of programs on this host, which are on the tunnel of the node.
@@ -290,6 +308,7 @@ impl<M: DeviceMaker, H: Host> Overlay<M, H> {
             };
             if let Err(error) = back.await {
                 tracing::error!(%error, "the former address could not be given back yet");
+                live.strays().insert(plan.address);
                 live.needs_mending.store(true, Ordering::Release);
             }
         }

@@ -183,6 +183,12 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         self.services.overlays().iter().map(|(service, overlay)| (service.clone(), overlay.clone())).collect()
     }
 
+    /// All overlays, the global one first.
+    pub(super) fn overlays(&self) -> impl Iterator<Item = Arc<Overlay<M, H>>> {
+        let services = self.service_overlays().into_iter().map(|(_, overlay)| overlay);
+        std::iter::once(self.overlay.clone()).chain(services)
+    }
+
     /// Brings the bridge and device of a service up that was up before this process started.
     pub(super) async fn restore_service(&self, known: &Service) {
         self.restore_bridge(known).await;
@@ -355,11 +361,12 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             let mut turn = overlay.turn().await?;
             overlay.bring(&mut turn, self.device_plan(&identity)?).await?;
         }
-        self.confirm_bridge(known).await
+        self.confirm_bridge(known).await.map(drop)
     }
 
-    pub(super) async fn confirm_bridge(&self, known: &Service) -> Result<(), NodeError> {
-        let Some(bridge) = self.kit.store.find::<Bridge>(&known.bridge) else { return Ok(()) };
+    /// Makes sure that the bridge of a service is as it is to be. True where it was there and had to be mended.
+    pub(super) async fn confirm_bridge(&self, known: &Service) -> Result<bool, NodeError> {
+        let Some(bridge) = self.kit.store.find::<Bridge>(&known.bridge) else { return Ok(false) };
         let address = IpNet::new(bridge.gateway, bridge.subnet.prefix_len()).unwrap_or(bridge.subnet);
         let ensured = self.kit.host.ensure_bridge(&bridge.bridge, address, self.kit.size.mtu()).await;
         ensured.map_err(|source| NodeError::Bridge { bridge: bridge.bridge, source: Box::new(source) })

@@ -92,9 +92,8 @@ async fn dedicated<M: DeviceMaker, H: Host>(node: &Node<M, H>) -> Vec<DedicatedS
 impl<M: DeviceMaker, H: Host> Node<M, H> {
     /// What the devices that are up tell of themselves, with the names of their interfaces.
     pub(super) async fn device_states(&self) -> Vec<(String, DeviceState)> {
-        let services = self.service_overlays().into_iter().map(|(_, overlay)| overlay);
         let mut found = Vec::new();
-        for live in std::iter::once(self.overlay.clone()).chain(services).filter_map(|overlay| overlay.live()) {
+        for live in self.overlays().filter_map(|overlay| overlay.live()) {
             if let Some(state) = live.device.state().await {
                 found.push((live.interface, state));
             }

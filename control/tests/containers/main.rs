@@ -14,7 +14,7 @@ use ginnel_control::lab::traffic::{Amount, End, TcpPlan, tcp};
 use serde_json::json;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
-use world::{Matrix, Node, World, arrives, attach, reaches, unbound, wait_for_tunnel};
+use world::{Damage, Matrix, Node, World, arrives, attach, reaches, unbound, wait_for_tunnel};
 
 /// Containers of each mode on both nodes, the nodes themselves, and the outside: who reaches whom.
 ///
@@ -301,6 +301,57 @@ fn containers_of_the_global_overlay_outlive_its_interface() {
             until("there is another", || index().unwrap().is_some_and(|link| link.index != former && link.up));
         }
         arrives(&there, &near);
+    });
+}
+
+/// What an administrator or a network manager does to links of ours is noticed and put right; what the daemon does itself is
+/// not mistaken for it.
+#[test]
+fn what_others_do_to_our_links_is_put_right() {
+    in_private_machine(|| {
+        let mut world = World::build();
+        world.a.service("web", "auto");
+        world.b.service("web", "auto");
+        world.introduce();
+        world.introduce_service("pay");
+        let [container, guest, other] = [(); 3].map(|()| Container::start().unwrap());
+        world.a.attach(&container, "web", json!({"join_global": true}));
+        world.a.attach(&guest, "pay", json!({}));
+        world.a.attach(&other, "web", json!({}));
+        world.a.detach(&other);
+        let (veth, routed) = (format!("veth-{}-s", container.pid()), format!("veth-{}-g", container.pid()));
+        let ip = world.a.list("attachments")[0]["addresses"][1].as_str().unwrap().parse().unwrap();
+        let (near, there) = (container.end(ip), world.b.end("10.200.9.1"));
+        arrives(&there, &near);
+        const SAYS: &str = "others changed what is ours";
+        assert!(!world.a.log().contains(SAYS), "{}", world.a.log());
+
+        let netns = world.a.netns.clone();
+        let before = world::shape(&netns);
+        let (bridge, tunnel, dedicated) = ("zl-prod-a-web-b", "zl-prod-a-g", "zl-prod-a-pay-d");
+        let damages = [
+            (tunnel, Damage::Address),
+            (tunnel, Damage::Down),
+            (tunnel, Damage::Mtu),
+            (dedicated, Damage::Address),
+            (dedicated, Damage::Routes),
+            (bridge, Damage::Address),
+            (bridge, Damage::Down),
+            (bridge, Damage::Mtu),
+            (bridge, Damage::Gone),
+            (&veth, Damage::Down),
+            (&veth, Damage::Mtu),
+            (&veth, Damage::Controller),
+            (&routed, Damage::Down),
+            (&routed, Damage::Routes),
+        ];
+        for (number, (link, damage)) in damages.iter().enumerate() {
+            damage.inflict(&netns, link);
+            let what = format!("{link} is as before {damage:?}: {before:#?}");
+            until(&what, || world::shape(&netns) == before && world.a.log().matches(SAYS).count() > number);
+        }
+        arrives(&there, &near);
+        arrives(&near, &there);
     });
 }
 

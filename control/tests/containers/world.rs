@@ -8,10 +8,11 @@
 
 use crate::common::wire::Wire;
 use crate::common::{self, until};
-use ginnel_control::host::{Netns, RouteInfo};
+use ginnel_control::host::{LinkChange, Netns, RouteInfo};
 use ginnel_control::lab::container::Container;
 use ginnel_control::lab::traffic::{End, wait_reachable};
 use ginnel_engine::key::{PrivateKey, PublicKey};
+use ipnet::IpNet;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -167,6 +168,70 @@ pub fn links(netns: &Netns) -> Vec<String> {
     let mut names: Vec<_> = links.into_iter().map(|link| link.name).filter(|name| name != "lo").collect();
     names.sort();
     names
+}
+
+/// A link: up, MTU, its bridge, IPv4 addresses, our routes through it.
+type Shape = (bool, u32, Option<String>, Vec<IpNet>, Vec<IpNet>);
+
+/// What the daemon has in a namespace.
+pub fn shape(netns: &Netns) -> BTreeMap<String, Shape> {
+    let shape = netns.configure(async |netlink| {
+        let (links, routes) = (netlink.links().await?, netlink.routes().await?);
+        let mut shape = BTreeMap::new();
+        for link in links.iter().filter(|link| link.name.starts_with("zl-") || link.name.starts_with("veth-")) {
+            let bridge =
+                links.iter().find(|other| Some(other.index) == link.controller).map(|other| other.name.clone());
+            let mut addresses = netlink.addresses(link.index).await?;
+            addresses.retain(|address| address.addr().is_ipv4());
+            let through = routes.iter().filter(|route| route.device == link.index).map(|route| route.prefix).collect();
+            shape.insert(link.name.clone(), (link.up, link.mtu, bridge, addresses, through));
+        }
+        Ok(shape)
+    });
+    // A link may go while it is looked at.
+    shape.unwrap_or_default()
+}
+
+/// What somebody does to a link.
+#[derive(Clone, Copy, Debug)]
+pub enum Damage {
+    Address,
+    Down,
+    Mtu,
+    Controller,
+    Routes,
+    Gone,
+}
+
+impl Damage {
+    pub fn inflict(self, netns: &Netns, link: &str) {
+        let inflicted = netns.configure(async |netlink| {
+            let index = netlink.link(link).await?.index;
+            match self {
+                Self::Address => {
+                    for address in netlink.addresses(index).await?.into_iter().filter(|held| held.addr().is_ipv4()) {
+                        netlink.remove_address(index, address).await?;
+                    }
+                    Ok(())
+                }
+                Self::Down => netlink.set_up(index, false).await,
+                Self::Mtu => netlink.set_mtu(index, 1300).await,
+                Self::Controller => {
+                    netlink.change_link(index, &LinkChange { controller: Some(0), ..LinkChange::default() }).await
+                }
+                Self::Routes => {
+                    let routes = netlink.routes_through(index).await?;
+                    assert!(!routes.is_empty(), "{link} has none");
+                    for route in routes {
+                        netlink.remove_route(route.prefix, index).await?;
+                    }
+                    Ok(())
+                }
+                Self::Gone => netlink.delete_link(index).await,
+            }
+        });
+        inflicted.unwrap();
+    }
 }
 
 /// Two nodes that are peers, and the outside of the first.

@@ -4,6 +4,7 @@ mod addresses;
 mod attachments;
 mod care;
 mod contract;
+mod drift;
 mod image;
 mod inventory;
 mod malformed;

@@ -1,6 +1,7 @@
 //! What setup and teardown bring about: in the device, on the host, in `status`, and across failures and restarts.
 
 use super::*;
+use crate::node::fake::Trouble;
 
 #[tokio::test]
 async fn setup_makes_an_interface_that_routes_the_cluster() {
@@ -298,4 +299,18 @@ async fn many_peers_are_one_change_or_none() {
     assert_eq!(held(&daemon), expected);
     let wanted = daemon.node.kit.store.read(|tables| image::wanted(tables, daemon.node.overlay().public_key()));
     assert_eq!(image::kernel(&daemon.lab), wanted);
+}
+
+/// Twice refused: on the way to another address, and on the way back.
+#[tokio::test]
+async fn an_address_that_could_not_be_taken_back_goes_later() {
+    let daemon = Daemon::start().await;
+    let mut client = daemon.client().await;
+    bring_up(&mut client, usual()).await;
+    let before = addresses(&daemon);
+    daemon.lab.world().troubles.extend([(1, Trouble::DoneAndRefused), (2, Trouble::Refused)]);
+    refused(&mut client, setup(CLUSTER, "10.200.6.0/28", 51420)).await;
+    assert_eq!(addresses(&daemon), ["10.200.6.1/16"]);
+    daemon.node.mend().await;
+    assert_eq!(addresses(&daemon), before);
 }
