@@ -268,7 +268,10 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             Ok(removed) => {
                 removed.iter().for_each(|link| tracing::warn!(link, "removed a link of ours that nothing is known of"))
             }
-            Err(error) => tracing::error!(%error, "it cannot be told whether links were left behind"),
+            Err(error) => {
+                tracing::error!(%error, "it cannot be told whether links were left behind");
+                self.sweep_later();
+            }
         }
     }
 

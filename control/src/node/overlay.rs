@@ -164,7 +164,12 @@ impl<M: DeviceMaker, H: Host> Overlay<M, H> {
     /// Takes the device away for good: changes that still wait, and later ones, are refused.
     pub(super) async fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
-        let mut turn = self.changes.lock().await;
+        self.end(self.changes.lock().await).await;
+    }
+
+    /// The same for whoever has the turn.
+    pub(super) async fn end(&self, mut turn: tokio::sync::MutexGuard<'_, Recovery>) {
+        self.stopping.store(true, Ordering::Release);
         self.take_down(&mut turn).await;
     }
 

@@ -81,7 +81,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             if self.has_workloads(service) {
                 return Err(NodeError::ServiceInUse { service: service.to_owned() });
             }
-            self.take_service_down(&known, Transaction::new()).await?;
+            self.take_service_down(&known, Memory::Kept).await?;
         }
         if store.read(|tables| tables.count(Kind::Service)) >= SERVICES_MAX {
             return Err(NodeError::TooMany { what: "services", max: SERVICES_MAX });
@@ -116,20 +116,12 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             return Ok(false);
         }
         let identity = self.kit.store.find::<Identity>(service);
-        let scope = Scope::Service(service.to_owned());
-        let mut transaction = Transaction::new();
-        if identity.is_some() {
-            transaction = transaction.delete::<Identity>(service);
-            for peer in self.kit.store.read(|tables| peers_of(tables, &scope)) {
-                transaction = transaction.delete::<Peer>(peer);
-            }
-        }
         match self.kit.store.find::<Service>(service) {
             Some(known) => {
                 self.let_go_of_service(service).await?;
-                self.take_service_down(&known, transaction).await?;
+                self.take_service_down(&known, Memory::Forgotten).await?;
             }
-            None => self.kit.commit(transaction).await?,
+            None => self.kit.commit(self.forgetting(service)).await?,
         }
         if let Some(identity) = identity {
             self.services.ports().remove(&identity.port);
@@ -138,13 +130,25 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         Ok(true)
     }
 
+    /// What deletes the identity of a service, if it has one, and its peers.
+    fn forgetting(&self, service: &str) -> Transaction {
+        let scope = Scope::Service(service.to_owned());
+        let peers = self.kit.store.read(|tables| peers_of(tables, &scope));
+        match self.kit.store.find::<Identity>(service) {
+            Some(_) => {
+                peers.into_iter().fold(Transaction::new().delete::<Identity>(service), Transaction::delete::<Peer>)
+            }
+            None => Transaction::new(),
+        }
+    }
+
     /// Takes all services down, keeping who they were.
     pub(super) async fn take_services_down(&self) -> Result<(), NodeError> {
         for known in self.kit.store.all::<Service>() {
             let _turn = self.orders.turn(&known.service).await;
             if let Some(known) = self.kit.store.find::<Service>(&known.service) {
                 self.let_go_of_service(&known.service).await?;
-                self.take_service_down(&known, Transaction::new()).await?;
+                self.take_service_down(&known, Memory::Kept).await?;
             }
         }
         Ok(())
@@ -372,11 +376,20 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         ensured.map_err(|source| NodeError::Bridge { bridge: bridge.bridge, source: Box::new(source) })
     }
 
-    /// Takes a service down; `transaction` is what else is to go with it.
-    async fn take_service_down(&self, known: &Service, transaction: Transaction) -> Result<(), NodeError> {
+    async fn take_service_down(&self, known: &Service, identity: Memory) -> Result<(), NodeError> {
         let _shared_turn = match known.mode {
             OverlayMode::Shared => Some(self.orders.turn(SHARED).await),
             _ => None,
+        };
+        let overlay = self.services.overlays().get(&known.service).cloned();
+        // Whoever has a peer added at this moment does so before, or is refused.
+        let overlay_turn = match &overlay {
+            Some(overlay) => Some(overlay.turn().await?),
+            None => None,
+        };
+        let transaction = match identity {
+            Memory::Forgotten => self.forgetting(&known.service),
+            Memory::Kept => Transaction::new(),
         };
         let mut transaction = transaction.delete::<Service>(known.service.clone());
         let others = |tables: &Tables| {
@@ -403,9 +416,9 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         };
         self.begin_releases(inside, transaction)?.finish(self).await?;
         self.fence_all_or_complain().await;
-        let overlay = self.services.overlays().remove(&known.service);
-        if let Some(overlay) = overlay {
-            overlay.stop().await;
+        self.services.overlays().remove(&known.service);
+        if let Some((overlay, turn)) = overlay.as_ref().zip(overlay_turn) {
+            overlay.end(turn).await;
         }
         if let Some(bridge) = bridge {
             if let Err(error) = self.kit.host.remove_bridge(&bridge.bridge).await {
@@ -502,6 +515,15 @@ impl<M: DeviceMaker, H: Host> Services<M, H> {
         let make = || Overlay::new(Scope::Service(service.to_owned()), node.kit.clone());
         overlays.entry(service.to_owned()).or_insert_with(make).clone()
     }
+}
+
+/// What becomes of the identity of a service that goes down.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Memory {
+    /// It is there for the next setup, with its peers.
+    Kept,
+    /// It goes, too.
+    Forgotten,
 }
 
 /// The address of a dedicated overlay on this node.

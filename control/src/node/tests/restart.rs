@@ -202,3 +202,17 @@ async fn a_disk_that_refuses_is_told_and_nothing_changes() {
     let daemon = daemon.kill_and_restart().await;
     assert_eq!(seen(&daemon).await, before);
 }
+
+#[tokio::test]
+async fn a_sweep_that_is_refused_at_start_is_tried_again() {
+    let daemon = Daemon::start().await;
+    bring_up(&mut daemon.client().await, usual()).await;
+    let left = ("10.200.7.1/26".parse().unwrap(), 1420);
+    daemon.lab.world().bridges.insert("zl-prod-0-left-b".into(), left);
+    daemon.lab.world().fail = Some(("sweep", 0));
+    let daemon = daemon.kill_and_restart().await;
+    assert!(daemon.lab.world().fail.is_none() && !daemon.lab.world().bridges.is_empty());
+    assert!(daemon.node.sweep_wanted.load(std::sync::atomic::Ordering::Acquire));
+    daemon.node.sweep().await;
+    assert!(daemon.lab.world().bridges.is_empty());
+}

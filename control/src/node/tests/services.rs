@@ -341,3 +341,22 @@ async fn services_of_before_the_first_setup_stay_and_later_ones_follow_the_clust
     assert!(message.contains("subnet of a service"), "{message}");
     assert_eq!(status(&mut client).await.slice_cidr.as_deref(), Some("10.50.5.0/28"));
 }
+
+/// Whoever adds a peer while its service goes has it added before, or is refused.
+#[tokio::test]
+async fn a_service_that_is_forgotten_leaves_no_peer_behind() {
+    let daemon = Daemon::start().await;
+    let (mut client, mut other) = (daemon.client().await, daemon.client().await);
+    bring_up(&mut client, usual()).await;
+    for byte in 1..30 {
+        client.call(ask(r#""op":"setup_service_overlay","service":"pay","mode":"dedicated""#)).await.unwrap();
+        let peer = format!(
+            r#""op":"add_peer","public_key":"{}","endpoint":"192.0.2.1:1","allowed_ips":"","persistent_keepalive_secs":0,"scope":{{"scope":"service","service":"pay"}}"#,
+            key(byte)
+        );
+        let tear_down = ask(r#""op":"teardown_service_overlay","service":"pay""#);
+        let (_, torn_down) = tokio::join!(other.call(ask(&peer)), client.call(tear_down));
+        torn_down.unwrap();
+        assert!(daemon.node.kit.store.all::<crate::state::Peer>().is_empty(), "{byte}");
+    }
+}
