@@ -68,8 +68,8 @@ pub enum Change {
     Up(bool),
     /// Its MTU is this.
     Mtu(u32),
-    /// It is a port of the bridge with this index, or of none.
-    Controller(Option<u32>),
+    /// It is a port of this bridge of ours, or of none of ours.
+    Controller(Option<String>),
     /// It is called this.
     Name(String),
     /// It lost this address.
@@ -189,7 +189,10 @@ impl Known {
             (was.name != link.name).then(|| Change::Name(link.name.clone())),
             (was.up != link.up).then_some(Change::Up(link.up)),
             (was.mtu != link.mtu).then_some(Change::Mtu(link.mtu)),
-            (was.controller != link.controller).then_some(Change::Controller(link.controller)),
+            (was.controller != link.controller).then(|| {
+                let bridge = link.controller.and_then(|index| self.links.get(&index));
+                Change::Controller(bridge.map(|bridge| bridge.name.clone()))
+            }),
         ];
         let named = LinkInfo { name: was.name, ..link.clone() };
         let events = changes.into_iter().flatten().map(|change| self.event(&named, change)).collect();
@@ -244,6 +247,8 @@ mod tests {
         let alias = mark.alias("x/eth0").unwrap();
         let change = async |change| netlink.change_link(index, &change).await.unwrap();
         change(LinkChange { alias: Some(&alias), ..LinkChange::default() }).await;
+        let of_bridge = mark.alias("bridge:br0").unwrap();
+        netlink.change_link(bridge, &LinkChange { alias: Some(&of_bridge), ..LinkChange::default() }).await.unwrap();
         let mut watch = Watch::open(&netlink, &mark).await.unwrap();
 
         let foreign = netlink.link("e0").await.unwrap().index;
@@ -276,7 +281,7 @@ mod tests {
             event("d0", Change::RouteGone(route.prefix)),
             event("d0", Change::AddressGone(address)),
             event("d0", Change::Mtu(1400)),
-            event("d0", Change::Controller(Some(bridge))),
+            event("d0", Change::Controller(Some("br0".into()))),
             event("d0", Change::Controller(None)),
             event("d0", Change::Up(false)),
             event("d0", Change::Name("d1".into())),
@@ -285,8 +290,14 @@ mod tests {
             event("d1", Change::Gone),
         ] {
             let mut told = next(&mut watch).await;
-            // The link-local address that the kernel makes goes when it is set down; so do routes of the kernel's.
-            while matches!(&told, Event::Link { change: Change::AddressGone(gone), .. } if *gone != address) {
+            // The link-local address that the kernel makes goes when it is set down; the MTU of a bridge follows its ports.
+            let by_kernel = |told: &Event| match told {
+                Event::Link { name, change, .. } => {
+                    name == "br0" || matches!(change, Change::AddressGone(gone) if *gone != address)
+                }
+                Event::Overrun => false,
+            };
+            while by_kernel(&told) {
                 told = next(&mut watch).await;
             }
             assert_eq!(told, expected);

@@ -79,12 +79,20 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             places.insert(Place::Tunnel(name.clone()));
         } else if self.kit.store.find::<Bridge>(name).is_some() {
             places.insert(Place::Bridge(name.clone()));
-        } else if let Some(id) = self.kit.store.read(|tables| {
-            let mut all = tables.all::<Attachment>();
-            all.find(|one| one.links.contains(name)).map(|one| Attachment::id_of(&one.handle))
-        }) {
-            places.insert(Place::Attachment(id));
+        } else if let Some(known) = self.attachment_with(name) {
+            // Every attach has the bridge take the link.
+            let takes = matches!(change, Change::Controller(Some(bridge))
+                if self.bridge_of(&known.service).is_some_and(|planned| planned.bridge == *bridge));
+            if !takes {
+                places.insert(Place::Attachment(Attachment::id_of(&known.handle)));
+            }
         }
+    }
+
+    fn attachment_with(&self, link: &str) -> Option<Attachment> {
+        self.kit
+            .store
+            .read(|tables| tables.all::<Attachment>().find(|one| one.links.iter().any(|l| l == link)).cloned())
     }
 
     /// Everything that is ours.
@@ -106,6 +114,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         let mut mended = Vec::new();
         // Tunnels first: routes to containers have their addresses as source. Then bridges, which containers hang on.
         for place in places {
+            tracing::debug!(?place, "something happened to it");
             let looked = match &place {
                 Place::Tunnel(name) => match self.overlay_on(name) {
                     Some(overlay) => self.look_at_tunnel(&overlay).await,
