@@ -17,14 +17,14 @@ use super::host::Host;
 use super::overlay::Overlay;
 use crate::host::{Change, Event as HostEvent, Watch};
 use crate::ipc::wire::Event;
-use crate::state::{Attachment, Bridge, Service};
+use crate::state::{Attachment, Bridge, Scope, Service};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
-/// What happens within this time is looked at together.
+/// How long after the first of it something is looked at: what a restart of a network manager does is done by then.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 
 /// What is undone again and again is mended after twice the time each: somebody else wants it otherwise.
@@ -55,11 +55,11 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         }
     }
 
-    /// Notes what `event` is about, if something of ours may not be as it is to be.
-    fn note(&self, event: &HostEvent, places: &mut BTreeSet<Place>) {
+    /// What `event` is about, if something of ours may not be as it is to be.
+    fn places_of(&self, event: &HostEvent) -> BTreeSet<Place> {
         let (name, change) = match event {
             HostEvent::Link { name, change, .. } => (name, change),
-            HostEvent::Overrun => return places.extend(self.places()),
+            HostEvent::Overrun => return self.places(),
         };
         let as_planned = match change {
             Change::Appeared | Change::Up(true) => true,
@@ -72,21 +72,20 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             | Change::AddressGone(_)
             | Change::RouteGone(_) => false,
         };
-        if as_planned {
-            return;
-        }
-        if self.overlay_on(name).is_some() {
-            places.insert(Place::Tunnel(name.clone()));
-        } else if self.kit.store.find::<Bridge>(name).is_some() {
-            places.insert(Place::Bridge(name.clone()));
-        } else if let Some(known) = self.attachment_with(name) {
+        let place = || {
+            if self.overlay_on(name).is_some() {
+                return Some(Place::Tunnel(name.clone()));
+            }
+            if self.kit.store.find::<Bridge>(name).is_some() {
+                return Some(Place::Bridge(name.clone()));
+            }
+            let known = self.attachment_with(name)?;
             // Every attach has the bridge take the link.
             let takes = matches!(change, Change::Controller(Some(bridge))
                 if self.bridge_of(&known.service).is_some_and(|planned| planned.bridge == *bridge));
-            if !takes {
-                places.insert(Place::Attachment(Attachment::id_of(&known.handle)));
-            }
-        }
+            (!takes).then(|| Place::Attachment(Attachment::id_of(&known.handle)))
+        };
+        (!as_planned).then(place).flatten().into_iter().collect()
     }
 
     fn attachment_with(&self, link: &str) -> Option<Attachment> {
@@ -141,7 +140,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
 
     async fn look_at_tunnel(&self, overlay: &Overlay<M, H>) -> Result<Option<(String, String)>, NodeError> {
         let mended = overlay.mend_host().await?;
-        if mended.is_some() && Arc::as_ptr(&self.overlay) == std::ptr::from_ref(overlay) {
+        if mended.is_some() && overlay.scope == Scope::Global {
             self.wire_to_global_again().await;
         }
         Ok(mended)
@@ -228,10 +227,10 @@ impl<M: DeviceMaker, H: Host> Overlay<M, H> {
 struct Patience(BTreeMap<Place, (Instant, Duration)>);
 
 impl Patience {
-    /// How long to wait with a look at `places`.
-    fn pause(&mut self, places: &BTreeSet<Place>, now: Instant) -> Duration {
+    /// When to look at `place`, of which something is heard now.
+    fn due(&mut self, place: &Place, now: Instant) -> Instant {
         self.0.retain(|_, (last, _)| now.duration_since(*last) < CALM);
-        places.iter().filter_map(|place| Some(self.0.get(place)?.1)).max().unwrap_or(PAUSE_FIRST)
+        now + self.0.get(place).map_or(PAUSE_FIRST, |(_, pause)| *pause)
     }
 
     fn mended(&mut self, place: Place, now: Instant) {
@@ -242,29 +241,35 @@ impl Patience {
 }
 
 async fn keep_watch<M: DeviceMaker, H: Host>(node: Weak<Node<M, H>>, mut watch: Watch) {
-    let mut patience = Patience::default();
-    while let Some(event) = watch.next().await {
-        let mut places = BTreeSet::new();
-        let note = |event: &HostEvent, places: &mut BTreeSet<Place>| {
-            if let Some(node) = node.upgrade() {
-                node.note(event, places);
+    let (mut patience, mut noted) = (Patience::default(), BTreeMap::new());
+    loop {
+        let now = Instant::now();
+        let due: BTreeSet<_> = noted.extract_if(.., |_, at| *at <= now).map(|(place, _)| place).collect();
+        if !due.is_empty() {
+            let Some(node) = node.upgrade() else { return };
+            let Ok(_gate) = node.enter().await else { return };
+            for place in node.look_at(due).await {
+                patience.mended(place, Instant::now());
             }
-        };
-        note(&event, &mut places);
-        if places.is_empty() {
             continue;
         }
-        let until = Instant::now() + patience.pause(&places, Instant::now());
-        while let Ok(Some(event)) = timeout_at(until, watch.next()).await {
-            note(&event, &mut places);
-        }
-        let Some(node) = node.upgrade() else { return };
-        let Ok(_gate) = node.enter().await else { return };
-        for place in node.look_at(places).await {
-            patience.mended(place, Instant::now());
+        let event = match noted.values().min() {
+            Some(at) => timeout_at(*at, watch.next()).await,
+            None => Ok(watch.next().await),
+        };
+        match event {
+            Ok(Some(event)) => {
+                let Some(node) = node.upgrade() else { return };
+                let now = Instant::now();
+                for place in node.places_of(&event) {
+                    noted.entry(place).or_insert_with_key(|place| patience.due(place, now));
+                }
+            }
+            Ok(None) => return tracing::warn!("the kernel tells no more of what others do to our links"),
+            // Something is due.
+            Err(_) => {}
         }
     }
-    tracing::warn!("the kernel tells no more of what others do to our links");
 }
 
 #[cfg(test)]
@@ -276,13 +281,12 @@ mod tests {
         let mut patience = Patience::default();
         let (fought, other) = (Place::Bridge("a".into()), Place::Tunnel("b".into()));
         let mut now = Instant::now();
-        let only = |place: &Place| BTreeSet::from([place.clone()]);
         for _ in 0..20 {
-            now += patience.pause(&only(&fought), now);
+            now = patience.due(&fought, now);
             patience.mended(fought.clone(), now);
         }
-        assert_eq!(patience.pause(&only(&fought), now), PAUSE_MAX);
-        assert_eq!(patience.pause(&only(&other), now), PAUSE_FIRST);
-        assert_eq!(patience.pause(&only(&fought), now + CALM), PAUSE_FIRST);
+        assert_eq!(patience.due(&fought, now), now + PAUSE_MAX);
+        assert_eq!(patience.due(&other, now), now + PAUSE_FIRST);
+        assert_eq!(patience.due(&fought, now + CALM), now + CALM + PAUSE_FIRST);
     }
 }

@@ -5,9 +5,9 @@
 //! response ── asked for ─► MAC ─┘        └─► another's: its queue
 //! cookie ─► its peer, at once
 //! ```
-//! An answer costs as much as sealing 150 packets, so only a few are made before packets are looked at again. What comes
-//! faster waits: whoever comes back after an outage, with all its peers, is answered within a second or two and not at its
-//! next try, five seconds later. The budget of strangers bounds what is let in, and the queue what waits.
+//! An answer takes 240 µs, so only a few are made before packets are looked at again. What comes faster waits: after an
+//! outage, when all peers call or are called at once, a lost message is one that is sent again only five seconds later. The
+//! budget of strangers bounds what is let in, and the queue what waits.
 
 use super::Core;
 use super::departure::{Departure, NOBODY};
