@@ -90,7 +90,7 @@ impl Watch {
     }
 
     /// A watch of a kernel that is played.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn played() -> (mpsc::Sender<Event>, Self) {
         let (tell, events) = mpsc::channel(EVENTS_MAX);
         (tell, Self { events, stop: None })
