@@ -18,7 +18,8 @@
 //! between, the next start finds either the state before or the one after, and brings the kernel to it.
 //!
 //! A device has two more ways to us: what `wg` sets in it is noted before the next change, and its events end when somebody
-//! takes it away, upon which it is made again.
+//! takes it away, upon which it is made again. What others do to links, addresses and routes is noticed and put right
+//! (`drift`).
 //!
 //! Left out: the wire (ipc), the process (daemon), packets (engine).
 
