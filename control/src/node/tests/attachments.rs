@@ -5,7 +5,7 @@ use super::image::{check_leases, check_names_and_guests, disk, kernel, wanted};
 use super::*;
 use crate::attach::HostEnd;
 use crate::ipc::server::{Handler, Order};
-use crate::ipc::wire::Fault;
+use crate::ipc::wire::{Fault, PeerScope};
 use crate::node::fake::Trouble;
 use crate::state::{Attachment, GlobalOverlay, Lease, Peer, Transaction};
 use std::process::{Child, Command, Stdio};
@@ -166,6 +166,9 @@ async fn a_container_on_the_global_overlay_keeps_its_link_while_that_is_down_and
     daemon.lab.delete_link(NAME);
     until("it is wired again", async || daemon.lab.world().calls.iter().any(|call| call.starts_with("attach"))).await;
     assert_eq!(sources(&daemon), [true]);
+    // The setup told of it, and so does this.
+    let is_up = |event: &Event| matches!(event, Event::OverlayUp { scope: PeerScope::Global, .. });
+    assert_eq!(daemon.heard().iter().filter(|event| is_up(event)).count(), 2);
 }
 
 #[tokio::test]
