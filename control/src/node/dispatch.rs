@@ -26,8 +26,8 @@ use crate::ipc::wire::{
     StatusSnapshot,
 };
 use crate::state::Marker;
-use std::collections::{BTreeSet, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, RwLock, Weak};
 use tokio::task::AbortHandle;
@@ -59,8 +59,6 @@ pub struct Node<M, H> {
     pub(super) endings: Mutex<HashMap<String, AbortHandle>>,
     /// Links were left that a sweep should find.
     pub(super) sweep_wanted: AtomicBool,
-    /// Addresses on the tunnel of programs that are gone.
-    pub(super) left_addresses: Mutex<BTreeSet<IpAddr>>,
     /// Something could not be brought up again.
     pub(super) mend_wanted: AtomicBool,
     /// The firewall could not be made what it is to be.

@@ -20,9 +20,8 @@ use crate::ipc::wire::{
 };
 use crate::state::{Attachment, Peer, Service};
 use ginnel_engine::key::{PrivateKey, PublicKey};
-use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 /// Seconds between keepalives of a guest, which is behind the address translation of its monitor.
 const GUEST_KEEPALIVE_SECS: u64 = 25;
@@ -105,8 +104,7 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             tracing::error!(%error, attachment = known.handle.key(), "a guest that is gone stays a peer: remove it");
         }
         if matches!(known.handle, AttachHandle::HostShared { .. }) {
-            self.left_addresses().insert(known.ip);
-            self.remove_left_addresses().await;
+            self.overlay.take_address(known.ip).await;
         }
     }
 
@@ -115,28 +113,6 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         let Some(key) = guest_key(known) else { return Vec::new() };
         let peers = self.kit.store.all::<Peer>().into_iter().filter(|peer| peer.public_key == key);
         peers.map(|peer| Peer::id_of(&peer.scope, &key)).collect()
-    }
-
-    /// Takes the addresses of programs that are gone from the tunnel.
-    pub(super) async fn remove_left_addresses(&self) {
-        let left = self.left_addresses().clone();
-        for ip in left {
-            // Whoever has it by now keeps it.
-            let is_had = self.kit.store.read(|tables| tables.all::<Attachment>().any(|one| one.ip == ip));
-            if let Some(live) = self.overlay.live().filter(|_| !is_had)
-                && let Err(error) = self.kit.host.remove_address(&live.interface, ip.into()).await
-                && !error.is_not_found()
-            {
-                tracing::error!(%error, %ip, "an address of a program that is gone cannot be removed yet");
-                self.mend_later();
-                continue;
-            }
-            self.left_addresses().remove(&ip);
-        }
-    }
-
-    fn left_addresses(&self) -> std::sync::MutexGuard<'_, BTreeSet<IpAddr>> {
-        self.left_addresses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn or_let_go(

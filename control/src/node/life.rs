@@ -110,7 +110,6 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
             watcher: watcher.ok(),
             endings: Default::default(),
             sweep_wanted: AtomicBool::new(false),
-            left_addresses: Mutex::default(),
             mend_wanted: AtomicBool::new(false),
             fence_wanted: AtomicBool::new(false),
             fenced: AtomicBool::new(false),

@@ -28,7 +28,6 @@ impl<M: DeviceMaker, H: Host> Node<M, H> {
         if !self.mend_wanted.swap(false, Ordering::AcqRel) {
             return;
         }
-        self.remove_left_addresses().await;
         for known in self.kit.store.all::<Service>() {
             self.restore_bridge(&known).await;
         }

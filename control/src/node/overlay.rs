@@ -77,9 +77,9 @@ pub(super) struct Live {
     pub(super) diverted: Arc<AtomicU64>,
     /// Routes that were made, besides that of the address.
     pub(super) routes: Arc<Mutex<BTreeSet<IpNet>>>,
-    /// Addresses that it may have and is not to, because of a failure after another.
+    /// Addresses that it may have and is not to: of programs that are gone, and of a move that failed twice.
     strays: Arc<Mutex<BTreeSet<IpNet>>>,
-    /// The host's side of it is not what it is to be, likewise.
+    /// The host's side of it is not what it is to be, because of a failure after another.
     pub(super) needs_mending: Arc<AtomicBool>,
 }
 
@@ -245,18 +245,39 @@ impl<M: DeviceMaker, H: Host> Overlay<M, H> {
     pub(super) async fn configure_host(&self, live: &Live) -> Result<(), HostError> {
         let host = &self.kit.host;
         host.set_mtu(&live.interface, self.kit.size.mtu()).await?;
-        let (addresses, strays) = (self.addresses(live), live.strays().clone());
         // One that goes may take others of its network along, so it goes first.
-        for stray in strays.iter().filter(|stray| !addresses.contains(stray)) {
-            host.remove_address(&live.interface, *stray).await?;
-        }
-        live.strays().clear();
-        for address in addresses {
+        self.shed(live).await?;
+        for address in self.addresses(live) {
             host.add_address(&live.interface, address).await?;
         }
         host.set_up(&live.interface).await?;
         let wanted = routes::wanted(&live.plan, &self.peers(), &Vec::new());
         routes::bring_about(host, live, &wanted).await
+    }
+
+    /// Takes addresses from the interface that it is not to have; whose they are by now keeps them.
+    async fn shed(&self, live: &Live) -> Result<(), HostError> {
+        let strays = live.strays().clone();
+        for stray in strays {
+            if !self.addresses(live).contains(&stray) {
+                match self.kit.host.remove_address(&live.interface, stray).await {
+                    Err(error) if !error.is_not_found() => return Err(error),
+                    _ => {}
+                }
+            }
+            live.strays().remove(&stray);
+        }
+        Ok(())
+    }
+
+    /// Takes the address of a program that is gone from the interface, now or when the overlay is mended.
+    pub(super) async fn take_address(&self, ip: IpAddr) {
+        let Some(live) = self.live() else { return };
+        live.strays().insert(ip.into());
+        if let Err(error) = self.shed(&live).await {
+            tracing::error!(%error, %ip, "an address of a program that is gone cannot be removed yet");
+            live.needs_mending.store(true, Ordering::Release);
+        }
     }
 
     /// The addresses that the interface is to have: its own first.
