@@ -8,13 +8,13 @@
 //! nothing is missing. Left out: what is missing altogether for want of a watch ([`super::mend`] looks now and then), the
 //! device behind a tunnel ([`super::recovery`]), rules (they watch themselves), and what a container does inside.
 
-use super::attachments::Found;
 use super::device::DeviceMaker;
 use super::dispatch::Node;
 use super::error::NodeError;
 use super::fence::has_links;
 use super::host::Host;
 use super::overlay::Overlay;
+use super::wiring::Found;
 use crate::host::{Change, Event as HostEvent, Watch};
 use crate::ipc::wire::Event;
 use crate::state::{Attachment, Bridge, Scope, Service};

@@ -61,6 +61,7 @@ mod routes;
 mod services;
 mod settings;
 mod status;
+mod wiring;
 
 #[cfg(any(test, feature = "fuzzing"))]
 #[cfg_attr(not(test), expect(dead_code, reason = "fuzz targets turn few of the knobs that tests do"))]
